@@ -1,0 +1,1 @@
+"""themis: evaluation of language models on Ray."""

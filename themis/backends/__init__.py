@@ -1,0 +1,43 @@
+"""Where work runs and where records are kept: the import path of every backend.
+
+Names load their module when they are first used, so importing this package loads neither ray nor pyarrow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from themis.backends.execution import ExecutionBackend, LocalExecutionBackend, SequentialExecutionBackend
+from themis.backends.storage import StorageBackend
+
+if TYPE_CHECKING:
+    from themis.backends.fsspec import FsspecStorageBackend, LocalFileStorageBackend
+    from themis.backends.ray import RayExecutionBackend
+
+__all__ = [
+    "ExecutionBackend",
+    "FsspecStorageBackend",
+    "LocalExecutionBackend",
+    "LocalFileStorageBackend",
+    "RayExecutionBackend",
+    "SequentialExecutionBackend",
+    "StorageBackend",
+]
+
+_LAZY = {
+    "FsspecStorageBackend": "themis.backends.fsspec",
+    "LocalFileStorageBackend": "themis.backends.fsspec",
+    "RayExecutionBackend": "themis.backends.ray",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,151 @@
+"""What is the same: canonical JSON and the hashes over it.
+
+This module alone decides it. Resume, retry, de-duplication and caching all follow from ids that are equal exactly when
+the same thing was asked, so a change here orphans every stored record: `ID_VERSION` and the golden vectors of
+tests/test_ids.py guard it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from themis.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from themis.records import Kind, Message
+
+ID_VERSION = 1
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that is equal exactly for equal values: sorted keys, no spaces, ASCII, 1.0 written as 1.
+
+    Raises:
+        UsageError: The value is not JSON: NaN, an infinity, a key that is not a string, another type.
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    if kind in (str, bool, int) or value is None:
+        return value
+    if kind is float:
+        if not math.isfinite(value):
+            raise UsageError(f"{value!r} has no place in JSON; use None for a missing number")
+        return int(value) if value.is_integer() else value
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise UsageError(f"the key {key!r} is a {type(key).__name__}; JSON objects have string keys")
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str | int | float):  # subclasses: enums, numpy.float64
+        return _plain(
+            float(value) if isinstance(value, float) else (str(value) if isinstance(value, str) else int(value))
+        )
+    raise UsageError(f"{value!r} is a {kind.__name__}; JSON takes str, int, float, bool, None, list and dict")
+
+
+def content_hash(value: Any) -> str:
+    """First 128 bits of SHA-256 over the canonical JSON of a value, as 32 hexadecimal digits."""
+    return text_hash(canonical_json(value))
+
+
+def text_hash(text: str) -> str:
+    """First 128 bits of SHA-256 over a text in UTF-8 (lone surrogates kept), as 32 hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def generation_id(
+    *,
+    benchmark: str,
+    sample_id: str,
+    prompt: str | Sequence[Message],
+    model: dict[str, Any],
+    params: dict[str, Any],
+    kind: Kind = "chat",
+    continuations: Sequence[str] | None = None,
+    repeat: int = 0,
+) -> str:
+    """Id of one answer: everything that determines what the model is asked, and nothing else.
+
+    `model` is `Model.identity()`. The revision of the data, the target, addresses, timeouts and workers stay out of it.
+    """
+    return content_hash(
+        {
+            "v": ID_VERSION,
+            "benchmark": benchmark,
+            "sample": sample_id,
+            "prompt": prompt,
+            "model": model,
+            "params": params,
+            "kind": kind,
+            "continuations": continuations,
+            "repeat": repeat,
+        }
+    )
+
+
+def evaluation_id(
+    *,
+    generation_ids: Sequence[str],
+    metric: str,
+    version: str,
+    config: dict[str, Any],
+    target: str | Sequence[str] | None,
+    judge: dict[str, Any] | None = None,
+) -> str:
+    """Id of one score: the generations scored, the scorer with its version and configuration, and the target."""
+    return content_hash(
+        {
+            "v": ID_VERSION,
+            "generations": list(generation_ids),
+            "metric": metric,
+            "version": version,
+            "config": config,
+            "target": target,
+            "judge": judge,
+        }
+    )
+
+
+def callable_identity(func: Callable[..., Any]) -> str | None:
+    """Hash of a function's code, defaults and closure; None where these cannot be told.
+
+    Two functions of one text have one identity. What a function reaches through global names is not part of it. The
+    hash is over byte code, so another minor version of Python gives another identity.
+    """
+    function = getattr(func, "__wrapped__", func)
+    if not isinstance(function, FunctionType):
+        return None
+    try:
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        parts = [
+            _code_parts(function.__code__),
+            *map(_value_part, (function.__defaults__, function.__kwdefaults__)),
+        ]
+        return content_hash([*parts, [_value_part(cell) for cell in cells]])
+    except (ValueError, UsageError):  # an empty cell; a value that has no canonical form
+        return None
+
+
+def _code_parts(code: CodeType) -> list[Any]:
+    constants = [_code_parts(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return [code.co_code.hex(), constants, list(code.co_names), list(code.co_varnames), code.co_flags]
+
+
+def _value_part(value: Any) -> Any:
+    if isinstance(value, FunctionType):
+        identity = callable_identity(value)
+        if identity is None:
+            raise UsageError("a nested function has no identity")
+        return {"function": identity}
+    return canonical_json(value)

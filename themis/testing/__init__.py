@@ -1,0 +1,35 @@
+"""What tests of backends and models need: contract suites to subclass, and a model server over loopback.
+
+from themis.testing import StorageBackendTests
+
+class TestMyStorage(StorageBackendTests):
+    def storage(self):
+        return MyStorage()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from themis.testing.execution import ExecutionBackendTests
+    from themis.testing.server import Fault, ModelServer, ReceivedRequest
+    from themis.testing.storage import StorageBackendTests
+
+__all__ = ["ExecutionBackendTests", "Fault", "ModelServer", "ReceivedRequest", "StorageBackendTests"]
+
+_LAZY = {
+    "ExecutionBackendTests": "themis.testing.execution",
+    "Fault": "themis.testing.server",
+    "ModelServer": "themis.testing.server",
+    "ReceivedRequest": "themis.testing.server",
+    "StorageBackendTests": "themis.testing.storage",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)
