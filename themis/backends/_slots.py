@@ -14,9 +14,10 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from themis.backends._errors import portable
 from themis.errors import TaskTimeoutError
@@ -28,7 +29,8 @@ CLOSE_SECONDS = 0.5
 """How long closing waits for cancelled coroutines to end."""
 
 
-class Task(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Task:
     """One item on its way: its input position and itself."""
 
     index: int

@@ -86,9 +86,10 @@ def _by_value(modules: list[ModuleType]) -> Iterator[None]:
 def pack_tasks(tasks: Sequence[Task]) -> tuple[bytes, list[Outcome]]:
     """The items as bytes, and a UsageError as the outcome of each item that cannot be pickled."""
     try:
-        return cloudpickle.dumps([tuple(task) for task in tasks]), []
+        return _dumps([(task.index, task.item) for task in tasks]), []
     except Exception:  # noqa: BLE001 - found out below, item by item
-        packed, outcomes = [], []
+        packed: list[tuple[int, Any]] = []
+        outcomes: list[Outcome] = []
         for task in tasks:
             try:
                 cloudpickle.dumps(task.item)
@@ -96,8 +97,12 @@ def pack_tasks(tasks: Sequence[Task]) -> tuple[bytes, list[Outcome]]:
                 reason = UsageError(f"item {task.index} cannot be sent to a worker process: {error}")
                 outcomes.append((task.index, None, reason))
             else:
-                packed.append(tuple(task))
-        return cloudpickle.dumps(packed), outcomes
+                packed.append((task.index, task.item))
+        return _dumps(packed), outcomes
+
+
+def _dumps(value: Any) -> bytes:
+    return bytes(cloudpickle.dumps(value))
 
 
 def pack_outcomes(outcomes: Sequence[Outcome]) -> bytes:
@@ -106,7 +111,7 @@ def pack_outcomes(outcomes: Sequence[Outcome]) -> bytes:
     with suppress(Exception):  # classes that travelled by value need cloudpickle
         return pickle.dumps(rows, protocol=pickle.HIGHEST_PROTOCOL)
     try:
-        return cloudpickle.dumps(rows)
+        return _dumps(rows)
     except Exception:  # noqa: BLE001 - one of several; the others must not suffer
         if len(rows) > 1:
             return pickle.dumps([pack_outcomes([outcome]) for outcome in outcomes])

@@ -71,6 +71,10 @@ class ExecutionBackend(ABC):
     def shutdown(self) -> None:  # noqa: B027 - optional
         """Give back what the backend holds. Idempotent."""
 
+    def describe(self) -> dict[str, Any]:
+        """What runs the work, as JSON, for a run's provenance."""
+        return {"type": type(self).__name__}
+
     def __enter__(self) -> Self:
         return self
 

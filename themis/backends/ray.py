@@ -49,7 +49,7 @@ class RayExecutionBackend(EngineBackend):
         task_options: What each task asks of Ray, as for `ray.remote(...).options()`: num_cpus, num_gpus, resources,
             runtime_env, scheduling_strategy, ...
 
-    Nothing starts before the first result is asked for. `shutdown` ends the Ray that this backend started, and no other.
+    Nothing starts before the first result is asked for. `shutdown` ends a Ray that this backend started, no other.
     """
 
     concurrent = True
@@ -132,6 +132,16 @@ class RayExecutionBackend(EngineBackend):
         self._started = True
         logger.info("Ray session at %s", ray.get_runtime_context().gcs_address)
 
+    def describe(self) -> dict[str, Any]:
+        """The type, and the shape of the cluster while there is a session."""
+        import ray
+
+        if not ray.is_initialized():
+            return super().describe()
+        resources = ray.cluster_resources()
+        shape = {name: resources[name] for name in ("CPU", "GPU", "memory") if name in resources}
+        return {**super().describe(), "nodes": sum(node["Alive"] for node in ray.nodes()), "resources": shape}
+
     def shutdown(self) -> None:
         if self._started:
             self._started = False
@@ -149,8 +159,8 @@ def check_address(address: str) -> None:
         )
     if address.startswith(("http://", "https://")):
         raise UsageError(
-            f"{address!r} is a dashboard's address, which takes jobs: `ray job submit --address {address} -- themis eval "
-            "... --backend ray`. As a backend's address (or RAY_ADDRESS) give the head's HOST:6379"
+            f"{address!r} is a dashboard's address, which takes jobs: `ray job submit --address {address} -- themis "
+            "eval ... --backend ray`. As a backend's address (or RAY_ADDRESS) give the head's HOST:6379"
         )
 
 

@@ -116,7 +116,7 @@ class StorageBackend(ABC):
         return []
 
     def save_launch(self, run_id: str, launch: dict[str, Any]) -> None:  # noqa: B027 - optional
-        """Keep where and with what this process writes (JSON), replacing this process's earlier one. Default: nothing."""
+        """Keep where and with what this process writes (JSON), replacing what it said before. Default: nothing."""
 
     def load_launches(self, run_id: str) -> list[dict[str, Any]]:
         """What every process that wrote to the run said of itself, in their order; [] where none is kept."""
@@ -124,7 +124,7 @@ class StorageBackend(ABC):
         return []
 
     def scan(self, run_id: str, kind: RecordKind, columns: Iterable[str] | None = None) -> pa.Table:
-        """The records of one kind as an Arrow table in no promised order, each id once: all columns or the named ones."""
+        """The records of one kind as an Arrow table, each id once, in no promised order; all columns or the named."""
         from themis import arrow
 
         load: dict[RecordKind, Any] = {

@@ -49,6 +49,9 @@ class Model(ABC):
     blocking: bool = False
     """True where `generate` holds its thread (a plain function): such a model is called on threads, not on a loop."""
 
+    bounds_time: bool = False
+    """True where `generate` has time limits of its own; any other model is timed by the backend."""
+
     transport: str | None = None
     """Where the model is served (a base URL), None where it runs in process. Not part of the identity."""
 

@@ -111,9 +111,9 @@ def _checked(found: Score) -> dict[str, Any]:
     score = float(found.score)
     if not math.isfinite(score):
         raise ValueError(f"the score is {score}; return a finite number")
-    if found.answer is not None and not isinstance(found.answer, str):
-        raise TypeError(f"the answer {found.answer!r} is a {type(found.answer).__name__}; return text or
-        None")
+    answer: object = found.answer  # a user's Score may hold anything
+    if answer is not None and not isinstance(answer, str):
+        raise TypeError(f"the answer {answer!r:.100} is a {type(answer).__name__}; return text or None")
     if found.value is not None or found.metadata:
         canonical_json([found.value, found.metadata])
     return {

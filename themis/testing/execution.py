@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from themis.backends.execution import ExecutionBackend
 from themis.errors import TaskError, TaskTimeoutError, WorkerCrashedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from themis.backends.execution import ExecutionBackend
 
 CLOSE_SECONDS = 1.0
 

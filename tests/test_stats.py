@@ -1,0 +1,94 @@
+"""Standard errors, intervals and bounds against values computed by hand or printed in tables."""
+
+from __future__ import annotations
+
+import math
+import random
+from statistics import stdev
+
+import pytest
+
+from themis import stats
+
+
+def test_mean():
+    """The mean is exact whatever the order: 0.1 ten times is 0.1."""
+    values = [1e16, 1.0, -1e16]
+
+    assert stats.mean(values) == 1 / 3
+    assert stats.mean([0.1] * 10) == 0.1
+    assert stats.mean([]) is None
+
+
+def test_standard_error():
+    """The plain standard error is the sample standard deviation over the root of n."""
+    values = [0.0, 1.0, 1.0, 0.5]
+
+    assert stdev(values) / 2 == pytest.approx(stats.standard_error(values), rel=1e-14)
+    assert stats.standard_error([1.0]) is None
+    assert stats.standard_error([1.0, 1.0]) == 0.0
+
+
+def test_clustered_standard_error():
+    """Clusters [1, 1], [0, 0], [1, 0] give sqrt(3/2 * (1 + 1 + 0)) / 6 = sqrt(3) / 6."""
+    found = stats.clustered_standard_error([1, 1, 0, 0, 1, 0], ["a", "a", "b", "b", "c", "c"])
+
+    assert math.sqrt(3) / 6 == pytest.approx(found, rel=1e-14)
+    assert stats.clustered_standard_error([1, 0], ["a", "a"]) is None
+
+
+def test_copies_add_nothing():
+    """Four copies of every score leave the clustered standard error as it was; the plain one would halve."""
+    scores = [1.0, 0.0, 1.0, 1.0, 0.0]
+    copies = [score for score in scores for _ in range(4)]
+    clusters = [number for number in range(5) for _ in range(4)]
+
+    assert stats.standard_error(scores) == pytest.approx(stats.clustered_standard_error(copies, clusters), rel=1e-14)
+
+
+def test_wilson_interval():
+    """Wilson's interval for 8 of 10 is 0.4902 to 0.9433, and it is not empty at 0 and at n."""
+    assert tuple(round(end, 4) for end in stats.wilson_interval(8, 10)) == (0.4902, 0.9433)
+    low, high = stats.wilson_interval(0, 10)
+
+    assert (low, round(high, 4)) == (0.0, 0.2775)
+    assert tuple(round(end, 4) for end in stats.wilson_interval(10, 10)) == (0.7225, 1.0)
+    assert stats.wilson_interval(0, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (10, 2.2281), (100, 1.984)]
+)
+def test_t_quantile(degrees, quantile):
+    """The 97.5% quantiles of Student's t agree with the printed table within what the docstring says."""
+    assert quantile == pytest.approx(stats.t_quantile(0.975, degrees), rel=0.0013 if degrees == 3 else 0.0004)
+
+
+def test_t_interval():
+    """Student's interval is the quantile times the standard error on both sides, None where nothing varied."""
+    low, high = stats.t_interval(0.5, 0.1, 100)
+
+    assert (round(low, 4), round(high, 4)) == (0.3016, 0.6984)
+    assert stats.t_interval(1.0, 0.0, 9) is None
+    assert stats.t_interval(1.0, None, 0) is None
+
+
+def test_missing_bounds():
+    """80 right of 90 scored and 100 attempted lie between 0.80 and 0.90."""
+    assert stats.missing_bounds([1.0] * 80 + [0.0] * 10, 100) == (0.8, 0.9)
+    assert stats.missing_bounds([7.0], 2) is None
+    assert stats.missing_bounds([], 0) is None
+
+
+def test_order_does_not_matter():
+    """Shuffled values give the same bits."""
+    r = random.Random(7)
+    pairs = [(r.random() * 10 ** r.randint(-8, 8), r.randint(0, 40)) for _ in range(300)]
+    expected = None
+    for _ in range(5):
+        r.shuffle(pairs)
+        values, clusters = zip(*pairs, strict=True)
+        found = stats.mean(values), stats.standard_error(values), stats.clustered_standard_error(values, clusters)
+        expected = expected or found
+
+        assert expected == found

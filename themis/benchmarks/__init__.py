@@ -1,0 +1,100 @@
+"""What is asked: shipped benchmarks by name, and a user's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from themis.benchmarks.base import Benchmark, Template, check_template
+from themis.errors import UnknownNameError, UsageError
+from themis.registry import Registry, unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from themis.benchmarks.base import Row
+
+__all__ = ["Benchmark", "benchmark_names", "load_benchmark"]
+
+_BENCHMARKS: Registry[Callable[[], Benchmark] | Benchmark] = Registry(
+    "benchmark",
+    {
+        "arithmetic": "themis.benchmarks.arithmetic:arithmetic",
+        "gsm8k": "themis.benchmarks.gsm8k:gsm8k",
+        "math500": "themis.benchmarks.math500:math500",
+    },
+)
+
+
+def benchmark_names() -> list[str]:
+    """The names that load_benchmark knows, sorted."""
+    return _BENCHMARKS.names()
+
+
+def load_benchmark(
+    benchmark: str | os.PathLike[str] | Benchmark | Iterable[Row],
+    *,
+    data: str | os.PathLike[str] | Iterable[Row] | None = None,
+    prompt: Template | None = None,
+) -> Benchmark:
+    """The benchmark that is meant; its rows are opened only when samples are taken.
+
+    Args:
+        benchmark: A name; a Benchmark; a URL or path of a data file; a Python file that defines one
+            ("my_bench.py", or
+            "my_bench.py:name" of several); dicts, which are taken once and kept in memory.
+        data: Takes the place of its rows: a URL, a path or dicts with the same fields.
+        prompt: Takes the place of its template: text with {fields}, or a function sample -> text or messages.
+
+    Raises:
+        UnknownNameError: No benchmark of that name; it names the nearest one.
+        UsageError: It is none of these, or the file is not there.
+    """
+    from themis.benchmarks.custom import rows_and_source
+
+    if prompt is not None:
+        check_template(prompt)
+    found = _found(benchmark, prompt)
+    if data is not None:
+        rows, source = rows_and_source(os.fspath(data) if isinstance(data, os.PathLike) else data)
+        found = found.replace(rows=rows, source=source)
+    return found if prompt is None else found.replace(template=prompt)
+
+
+def _found(benchmark: Any, prompt: Template | None) -> Benchmark:
+    from themis.benchmarks.custom import custom_benchmark, file_benchmark
+
+    if isinstance(benchmark, Benchmark):
+        return benchmark
+    if isinstance(benchmark, str | os.PathLike):
+        text = os.fspath(benchmark)
+        if text.endswith(".py") or ".py:" in text:
+            return file_benchmark(text)
+        if text in _BENCHMARKS.names():
+            known = _BENCHMARKS.get(text)
+            return known if isinstance(known, Benchmark) else known()
+        return custom_benchmark(_data_place(text), prompt)
+    if hasattr(benchmark, "__iter__") and not isinstance(benchmark, bytes | dict):
+        return custom_benchmark(benchmark, prompt)
+    raise UsageError(
+        f"{benchmark!r:.100} is a {type(benchmark).__name__}; a benchmark is a name, a Benchmark, "
+        "a data file or its URL, a Python file, or an iterable of dicts"
+    )
+
+
+def _data_place(text: str) -> str:
+    """The text itself where it means data that may be there."""
+    from themis.benchmarks.data import is_data_name
+
+    if "://" in text or "*" in text or Path(text).exists():
+        return text
+    if is_data_name(text):
+        raise UsageError(f"there is no file {text!r}; check the path (seen from {Path.cwd()})")
+    if "/" in text:
+        raise UnknownNameError(
+            f"{text!r} is neither a benchmark nor a file; data on the hub is named "
+            f"hf://datasets/{text}/FILE. Known benchmarks: {', '.join(benchmark_names())}."
+        )
+    known_names = unknown("benchmark", text, benchmark_names())
+    raise UnknownNameError(f"{known_names} Own data: give a file's path, or its URL.")

@@ -1,0 +1,199 @@
+"""evaluate(): benchmark, model, execution and storage composed into one run.
+
+    load -> requests -> map(ask and score) -> storage -> map(score what is left) -> aggregate -> storage
+
+Workers return records and the driver writes them: one writer, no coordination. The report is made from what is stored,
+so a run that was killed and resumed, on whatever backend, reports the same bits as one that went through.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from themis.backends import LocalExecutionBackend
+from themis.backends._slots import run_coroutine
+from themis.backends.storage import check_run_id
+from themis.benchmarks import load_benchmark
+from themis.errors import UsageError
+from themis.ids import canonical_json
+from themis.models import load_model
+from themis.plan import Plan
+from themis.run import Run
+from themis.scoring import load_metric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from themis.backends import ExecutionBackend, StorageBackend
+    from themis.benchmarks.base import Benchmark, Row, Template
+    from themis.models.base import Model
+    from themis.models.function import ModelFunction
+    from themis.result import Result
+    from themis.run import Update
+    from themis.scoring import MetricLike
+    from themis.scoring.base import Metric
+
+DEFAULT_STORAGE = ".themis/runs"
+
+
+def evaluate(
+    benchmark: str | os.PathLike[str] | Benchmark | Iterable[Row],
+    model: str | Model | ModelFunction,
+    *,
+    execution_backend: ExecutionBackend | None = None,
+    storage_backend: StorageBackend | None = None,
+    storage: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | Iterable[Row] | None = None,
+    prompt: Template | None = None,
+    metrics: Sequence[MetricLike] | MetricLike | None = None,
+    limit: int | None = None,
+    num_samples: int = 1,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    top_p: float | None = None,
+    stop: str | Sequence[str] | None = None,
+    seed: int | None = None,
+    params: dict[str, Any] | None = None,
+    base_url: str | None = None,
+    max_workers: int | None = None,
+    timeout: float = 600.0,
+    max_retries: int = 5,
+    run_id: str | None = None,
+    fresh: bool = False,
+    allow_changed_model: bool = False,
+    max_errors: int | None = None,
+    on_result: Callable[[Update], None] | None = None,
+) -> Result:
+    """The result of asking a model every question of a benchmark, with every record stored.
+
+    The same call made again resumes: what is answered is not asked again, what ended in an error of the infrastructure
+    is. An error of one sample never stops the run; it is stored, shown, and never leaves the denominator. What no
+    further sample can survive (a revoked key, a spent quota, a model or endpoint that is gone) interrupts the run, and
+    the next call goes on from there.
+
+    Args:
+        benchmark: A name, a Benchmark, a list or iterable of dicts, a URL of a data file, or a Python file.
+        model: "provider/NAME", a function prompt -> text, or a Model.
+        execution_backend: Where the work runs; default threads of this process. It is not shut down.
+        storage_backend: Where the records go; flushed, not closed. Or give `storage`.
+        storage: A URL for the records; default $THEMIS_STORAGE, else ./.themis/runs.
+        data: Other rows for the benchmark: a URL or an iterable of dicts.
+        prompt: Another template: text with {fields} of the row, or a function sample -> text or messages.
+        metrics: Names, Metrics or functions instead of the benchmark's own, the main one first.
+        limit: Only the first so many samples.
+        num_samples: Answers to each sample (repeats).
+        temperature: Of sampling; like the next four sent only when set.
+        max_tokens: Length of an answer, in tokens.
+        top_p: Of nucleus sampling.
+        stop: Texts at which an answer ends.
+        seed: Of sampling; repeat k gets seed + k.
+        params: Further parameters, sent as they are.
+        base_url: Where the model is served.
+        max_workers: Requests in progress at once, over all machines; default the backend's own, 64 where it has none.
+        timeout: Seconds for one attempt of a request.
+        max_retries: How often a request is sent again.
+        run_id: Id of the run; default readable plus a hash of what determines the answers.
+        fresh: Begin a new run instead of resuming.
+        allow_changed_model: Resume although another endpoint, or another served model, gave the stored answers.
+        max_errors: Interrupt the run after more errors than this.
+        on_result: Called for each new answer, on the calling thread.
+
+    Raises:
+        UsageError: A name, a row or an option cannot be used; found before the first request.
+        StorageError: The storage cannot be written; found before the first request.
+        ModelError: There is no key, or no server; found before the first request.
+        KeyboardInterrupt: After Ctrl-C, when what was answered is stored and the report says "interrupted".
+    """
+    _check_counts(limit=limit, num_samples=num_samples, max_errors=max_errors)
+    loaded = load_benchmark(benchmark, data=data, prompt=prompt)
+    asked_model = load_model(model, base_url=base_url, timeout=timeout, max_retries=max_retries)
+    plan = Plan(
+        benchmark=loaded,
+        model=asked_model,
+        metrics=_load_metrics(metrics, loaded.metrics),
+        params=_params(
+            params,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            top_p=top_p,
+            stop=stop if stop is not None else loaded.stop,
+            seed=seed,
+        ),
+        limit=limit,
+        num_samples=num_samples,
+    )
+    name = _run_id(plan, run_id, fresh=fresh)
+    store, owned = _storage(storage_backend, storage)
+    run = Run(
+        plan=plan,
+        storage=store,
+        run_id=name,
+        backend=execution_backend or LocalExecutionBackend(),
+        max_workers=max_workers,
+        timeout=timeout,
+        max_errors=max_errors,
+        same_model=not allow_changed_model,
+        on_result=on_result,
+    )
+    try:
+        return run.result(given=run_id is not None)
+    finally:
+        if owned:
+            store.close()
+        else:
+            store.flush()
+        if asked_model is not model:
+            run_coroutine(asked_model.close())
+
+
+def _run_id(plan: Plan, run_id: str | None, *, fresh: bool) -> str:
+    if run_id is not None:
+        check_run_id(run_id)
+        return f"{run_id}-{uuid4().hex[:6]}" if fresh else run_id
+    name = plan.default_run_id()
+    return f"{name}-{uuid4().hex[:6]}" if fresh else name
+
+
+def _storage(backend: StorageBackend | None, url: str | os.PathLike[str] | None) -> tuple[StorageBackend, bool]:
+    """Where the records go, and whether it was made here."""
+    if backend is not None and url is not None:
+        raise UsageError(f"storage_backend={backend!r} and storage={url!r} both say where records go: give one")
+    if backend is not None:
+        return backend, False
+    from themis.backends import FsspecStorageBackend
+
+    return FsspecStorageBackend(os.fspath(url or os.environ.get("THEMIS_STORAGE") or DEFAULT_STORAGE)), True
+
+
+def _load_metrics(wanted: Sequence[MetricLike] | MetricLike | None, own: tuple[Metric, ...]) -> tuple[Metric, ...]:
+    if wanted is None:
+        return own
+    several: Sequence[Any] = wanted if isinstance(wanted, list | tuple) else [wanted]
+    metrics = tuple(load_metric(metric, own) for metric in several)
+    names = [metric.name for metric in metrics]
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"metrics={names}: give at least one, each name once")
+    return metrics
+
+
+def _params(given: dict[str, Any] | None, **named: Any) -> dict[str, Any]:
+    """The parameters that were set, by whichever way; a contradiction is an error."""
+    params = dict(given or {})
+    for name, value in named.items():
+        if value is None:
+            continue
+        if params.get(name, value) != value:
+            raise UsageError(f"{name}={value!r} and params[{name!r}]={params[name]!r} contradict each other: give one")
+        params[name] = list(value) if isinstance(value, tuple) else value
+    canonical_json(params)  # anything else than JSON is found here, not in the middle of a run
+    return params
+
+
+def _check_counts(**counts: Any) -> None:
+    least = {"max_errors": 0}
+    for name, value in counts.items():
+        low = least.get(name, 1)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+            raise UsageError(f"{name}={value!r}: give a whole number from {low}")

@@ -1,0 +1,156 @@
+"""What one call of evaluate() asks for, and exactly what it covers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from themis.ids import canonical_json, content_hash, evaluation_id, generation_id
+from themis.records import Request
+from themis.work import Item
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+
+    from themis.benchmarks.base import Benchmark
+    from themis.models.base import Model
+    from themis.records import Prompt, Sample
+    from themis.report import Pair
+    from themis.scoring.base import Metric
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one call of evaluate() asks for."""
+
+    benchmark: Benchmark
+    model: Model
+    metrics: tuple[Metric, ...]
+    params: dict[str, Any]
+    limit: int | None = None
+    num_samples: int = 1
+    identity: dict[str, Any] = field(init=False)
+    template: Any = field(init=False)
+    resumable: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        identity, template = self.model.identity(), self.benchmark.template_identity()
+        # A function whose code cannot be told is equal to nothing, itself in another process included.
+        object.__setattr__(self, "resumable", identity is not None and template is not None)
+        object.__setattr__(self, "identity", {"unknown": uuid4().hex} if identity is None else identity)
+        object.__setattr__(self, "template", {"unknown": uuid4().hex} if template is None else template)
+
+    def config(self) -> dict[str, Any]:
+        """What determines the answers: two calls of one configuration share a run."""
+        return {
+            "benchmark": self.benchmark.name,
+            "model": self.identity,
+            "prompt": self.template,
+            "params": self.params,
+        }
+
+    def default_run_id(self) -> str:
+        """Readable, and equal for equal configurations."""
+        slug = f"{self.benchmark.name}-{self.model.name}"[:80]
+        readable = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in slug)
+        return f"{readable}-{content_hash(self.config())[:10]}"
+
+    def items(self) -> Iterator[Item]:
+        """Every question that this call covers, lazily: the repeats of one sample follow each other.
+
+        Raises:
+            DataError: The benchmark's rows cannot be used; it names the row.
+        """
+        for sample, prompt in islice(self.benchmark.prompts(), self.limit):
+            for repeat in range(self.num_samples):
+                yield Item(self._request(sample, prompt, repeat), sample)
+
+    def _request(self, sample: Sample, prompt: Prompt, repeat: int) -> Request:
+        params = self.params
+        if "seed" in params:  # one seed for all repeats would give the same answer k times
+            params = {**params, "seed": params["seed"] + repeat}
+        messages = None if isinstance(prompt, str) else prompt
+        return Request(
+            id=generation_id(
+                benchmark=self.benchmark.name,
+                sample_id=sample.id,
+                prompt=prompt,
+                model=self.identity,
+                params=params,
+                kind=self.benchmark.kind,
+                repeat=repeat,
+            ),
+            prompt=prompt if isinstance(prompt, str) else canonical_json(prompt),
+            sample_id=sample.id,
+            repeat=repeat,
+            benchmark=self.benchmark.name,
+            kind=self.benchmark.kind,
+            messages=messages,
+            params=params,
+            model=self.model.name,
+        )
+
+    def evaluation_ids(self, item: Item) -> list[str]:
+        """Id of the evaluation by each metric, in their order."""
+        return [
+            evaluation_id(
+                generation_ids=(item.request.id,),
+                metric=metric.name,
+                version=metric.version,
+                config=metric.config(),
+                target=item.sample.target,
+            )
+            for metric in self.metrics
+        ]
+
+
+class Selection:
+    """Exactly what one call covers, whether it was asked now or before."""
+
+    def __init__(self) -> None:
+        self.pairs: list[Pair] = []
+        self.complete = False
+        self._generations: list[str] = []
+        self._evaluations: list[str] = []
+        self._last_sample: str | None = None
+        self._data = sha256()
+
+    def add(self, item: Item, evaluation_ids: Sequence[str]) -> bool:
+        """Take in one question; True when it is the first of its sample."""
+        self.pairs.append((item.sample.id, item.request.repeat))
+        self._generations.append(item.request.id)
+        self._evaluations.extend(evaluation_ids)
+        if item.sample.id == self._last_sample:
+            return False
+        self._last_sample = item.sample.id
+        self._data.update(sample_hash(item.sample).encode())
+        return True
+
+    def fingerprint(self) -> str:
+        """Hash over the samples in their order: the data that was really asked."""
+        return self._data.hexdigest()[:32]
+
+    def generations(self, table: pa.Table) -> pa.Table:
+        """The rows of a table of generations that belong to this call."""
+        return _with_ids(table, self._generations)
+
+    def evaluations(self, table: pa.Table) -> pa.Table:
+        """The rows of a table of evaluations that belong to this call: not those of other scorers or targets."""
+        return _with_ids(table, self._evaluations)
+
+
+def _with_ids(table: pa.Table, ids: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+
+
+def sample_hash(sample: Sample) -> str:
+    """Equal for samples that ask and score the same."""
+    return content_hash([sample.id, sample.input, sample.target, sample.choices, sample.group, sample.metadata])

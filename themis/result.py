@@ -1,0 +1,116 @@
+"""What evaluate() returns."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from themis.report import report_table, to_html
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    from themis.backends.storage import StorageBackend
+    from themis.records import EvaluationRecord, GenerationRecord, Report, Sample
+
+
+@dataclass(frozen=True)
+class Result:
+    """The report of one call, and the way to its records.
+
+    Shows as a table in a terminal (`print(result)`) and in a notebook. Records are read from the storage when they
+    are asked for, and cover the whole run: an earlier call may have asked more than this one.
+
+    Attributes:
+        report: What was found.
+        storage: Where the records are.
+        n_asked: Requests that this call put to the model.
+        n_stored: Requests whose answers were stored already.
+        stopped_by: Why the run was interrupted, None when it was not.
+    """
+
+    report: Report
+    storage: StorageBackend
+    n_asked: int
+    n_stored: int
+    stopped_by: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run in the storage."""
+        return self.report.run_id
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """The mean of each metric, the benchmark's main metric first; None where nothing was scored."""
+        return {name: result.mean for name, result in self.report.metrics.items()}
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The samples of the run; [] where the storage keeps none."""
+        return self.storage.load_samples(self.run_id)
+
+    @property
+    def generations(self) -> list[GenerationRecord]:
+        """The answers of the run, in no promised order."""
+        return self.storage.load_generation_records(self.run_id)
+
+    @property
+    def evaluations(self) -> list[EvaluationRecord]:
+        """The scores of the run, in no promised order."""
+        return self.storage.load_evaluation_records(self.run_id)
+
+    def to_arrow(self) -> pa.Table:
+        """One row for each score of the run, beside the answer it is for: sample, prompt, response, answer, score."""
+        generations = self.storage.scan(self.run_id, "generations", _GENERATION_COLUMNS)
+        evaluations = self.storage.scan(self.run_id, "evaluations", _EVALUATION_COLUMNS)
+        generations = generations.rename_columns(["generation_id", *generations.column_names[1:]])
+        joined = evaluations.join(generations, "generation_id", join_type="left outer")
+        order = [(name, "ascending") for name in ("sample_id", "repeat", "metric")]
+        return joined.sort_by(order)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """to_arrow() as a pandas DataFrame; needs pandas."""
+        return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> pl.DataFrame:
+        """to_arrow() as a Polars DataFrame; needs polars."""
+        import polars as pl
+
+        return pl.DataFrame(self.to_arrow())
+
+    def summary(self) -> str:
+        """What happened, in a sentence or two: what was asked, what was stored already, why it stopped."""
+        asked = f"{self.n_asked} asked now" if self.n_asked else "no model was called"
+        text = f"{self.report.status}: {asked}, {self.n_stored} answers were stored already"
+        return f"{text}; interrupted: {self.stopped_by}" if self.stopped_by else text
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        text = io.StringIO()
+        Console(file=text, width=120).print(report_table(self.report))
+        return f"{text.getvalue()}{self.summary()} (run {self.run_id})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"{to_html(self.report)}<p>{escape(self.summary())} (run {escape(self.run_id)})</p>"
+
+
+_GENERATION_COLUMNS = ["id", "prompt", "response", "finish_reason", "input_tokens", "output_tokens", "latency"]
+_EVALUATION_COLUMNS = [
+    "generation_id",
+    "sample_id",
+    "repeat",
+    "metric",
+    "answer",
+    "target",
+    "score",
+    "status",
+    "error_kind",
+    "error_message",
+]

@@ -1,0 +1,302 @@
+"""One run on its way: ask what has no answer, score what has no score, report what is stored."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from themis.backends._slots import run_coroutine
+from themis.backends.execution import DEFAULT_MAX_WORKERS, EngineBackend
+from themis.errors import RunMismatchError
+from themis.plan import Plan, Selection, sample_hash
+from themis.provenance import provenance
+from themis.recorder import Recorder
+from themis.report import EVALUATION_COLUMNS, GENERATION_COLUMNS, aggregate
+from themis.result import Result
+from themis.stored import RETRIED, Stored, open_run
+from themis.work import AsyncWork, BlockingWork, Done, Item, Scoring, lost, score_stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from themis.backends import ExecutionBackend, StorageBackend
+    from themis.records import EvaluationRecord, GenerationRecord, Report, Sample
+    from themis.scoring.base import Metric
+
+logger = logging.getLogger(__name__)
+
+DEAD_AFTER = 3
+"""Times max_workers: so many requests in a row without an answer mean that the endpoint is gone."""
+
+LOOK_AHEAD_ITEMS = 2_000
+LOOK_AHEAD_SECONDS = 0.5
+"""How many items, and for how long, are read before the first request."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What `on_result` hears of each new answer.
+
+    Attributes:
+        generation: The answer.
+        evaluations: Its scores so far.
+        n_done: Answers of this call so far, new and stored ones.
+        n_total: How many it will be; None while the questions are still being read.
+    """
+
+    generation: GenerationRecord
+    evaluations: list[EvaluationRecord]
+    n_done: int
+    n_total: int | None
+
+
+class Health:
+    """Tells from the answers as they come whether going on makes sense.
+
+    Args:
+        dead_after: So many errors of the infrastructure in a row mean that the endpoint is gone. Each stands for
+            several attempts of the model over a minute or so.
+        max_errors: The caller's own bound on errors, None for none.
+    """
+
+    def __init__(self, dead_after: int, max_errors: int | None) -> None:
+        self._dead_after = dead_after
+        self._max_errors = max_errors
+        self._errors = 0
+        self._in_a_row = 0
+
+    def verdict(self, done: Done) -> str | None:
+        """Why the run should stop after this answer; None to go on."""
+        generation = done.generation
+        if generation.status == "ok" or generation.error_kind == "model":
+            self._in_a_row = 0
+            return None
+        self._errors += 1
+        self._in_a_row += generation.error_kind == RETRIED
+        reason = f"{generation.error_type}: {generation.error_message}"
+        if done.fatal:
+            return reason
+        if self._in_a_row >= self._dead_after:
+            return f"{self._in_a_row} requests in a row had no answer, the last one for {reason}"
+        if self._max_errors is not None and self._errors > self._max_errors:
+            return f"{self._errors} errors are more than max_errors={self._max_errors}, the last one {reason}"
+        return None
+
+
+@dataclass
+class Run:
+    """One call of evaluate(), once its parts are there."""
+
+    plan: Plan
+    storage: StorageBackend
+    run_id: str
+    backend: ExecutionBackend
+    max_workers: int | None
+    timeout: float
+    max_errors: int | None
+    same_model: bool
+    on_result: Callable[[Update], None] | None
+    n_new: int = 0
+    n_stored: int = 0
+    stopped_by: str | None = None
+    selection: Selection = field(default_factory=Selection)
+    unscored: dict[str, tuple[Sample, Sequence[Metric]]] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(init=False)
+    stored: Stored = field(init=False)
+    recorder: Recorder = field(init=False)
+    launch: dict[str, Any] = field(init=False)
+
+    def result(self, *, given: bool) -> Result:
+        """Open the run, ask, score, report."""
+        exists = self.storage.run_exists(self.run_id)
+        self.metadata = open_run(self.storage, self.run_id, self.plan, given=given)
+        self.launch = {"started_at": time.time(), "transport": self.plan.model.transport, **provenance()}
+        self.storage.save_launch(self.run_id, self.launch)  # the proof that the storage can be written, on resume too
+        self.stored = Stored(self.storage, self.run_id, exists=exists)
+        self.recorder = Recorder(self.storage, self.run_id)
+        interrupt = None
+        try:
+            self._ask()
+            self._score_rest()
+        except KeyboardInterrupt as error:
+            interrupt, self.stopped_by = error, "it was cancelled"
+        finally:
+            self.recorder.close()
+        report = self._report()
+        if interrupt is not None:
+            raise interrupt
+        return Result(report, self.storage, self.n_new, self.n_stored, self.stopped_by)
+
+    def _ask(self) -> None:
+        missing = self._missing()
+        head = _look_ahead(missing)
+        if not head:
+            return
+        self._preflight()
+        health = Health(DEAD_AFTER * (self.max_workers or DEFAULT_MAX_WORKERS), self.max_errors)
+        with _closing(self._map(self._work(), chain(head, missing))) as outcomes:
+            for outcome in outcomes:
+                self.stopped_by = health.verdict(self._take(outcome))
+                if self.stopped_by:
+                    logger.warning("run %s is interrupted: %s", self.run_id, self.stopped_by)
+                    break
+        for _ in missing:  # what an interruption left unasked stays in the denominator
+            pass
+
+    def _missing(self) -> Iterator[Item]:
+        """The items without an answer, lazily; notes down what the call covers and what is left to score."""
+        metrics = self.plan.metrics
+        for item in self.plan.items():
+            ids = self.plan.evaluation_ids(item)
+            if self.selection.add(item, ids):
+                self._keep(item.sample)
+            answered = item.request.id in self.stored.answered
+            late = [
+                metric
+                for metric, name in zip(metrics, ids, strict=True)
+                if (answered or metric.dear) and name not in self.stored.scored
+            ]
+            if late:
+                self.unscored[item.request.id] = (item.sample, late)
+            if answered:
+                self.n_stored += 1
+            else:
+                yield item
+        self.selection.complete = True
+
+    def _keep(self, sample: Sample) -> None:
+        if self.stored.samples.get(sample.id) != sample_hash(sample):
+            self.recorder.put(sample)
+
+    def _take(self, outcome: Done | BaseException) -> Done:
+        """Keep one outcome of the map: an answer, or the error for which a backend gave an item up."""
+        done = outcome if isinstance(outcome, Done) else lost(outcome.item, outcome, self._light())  # type: ignore[attr-defined]
+        self._check_served(done.generation)
+        self.recorder.put(done)
+        self.n_new += 1
+        if self.on_result is not None:
+            n_total = len(self.selection.pairs) if self.selection.complete else None
+            self.on_result(Update(done.generation, done.evaluations, self.n_new + self.n_stored, n_total))
+        return done
+
+    def _light(self) -> tuple[Metric, ...]:
+        return tuple(metric for metric in self.plan.metrics if not metric.dear)
+
+    def _work(self) -> AsyncWork | BlockingWork:
+        model = self.plan.model
+        on_loop = self.backend.supports_async and not model.blocking
+        return (AsyncWork if on_loop else BlockingWork)(model, self._light())
+
+    def _map(self, func: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        options: dict[str, Any] = {"ordered": False, "return_exceptions": True}
+        if self.max_workers is not None:
+            options["max_workers"] = self.max_workers
+        if isinstance(self.backend, EngineBackend) and not self.plan.model.bounds_time:
+            options["timeout"] = self.timeout
+        accepted = inspect.signature(self.backend.map).parameters
+        return self.backend.map(func, items, **{name: value for name, value in options.items() if name in accepted})
+
+    def _preflight(self) -> None:
+        """Find what would make every request fail, before the first one.
+
+        Raises:
+            RunMismatchError: The stored answers come from another endpoint.
+            ModelError: There is no key, or no server.
+        """
+        run_coroutine(self.plan.model.check())
+        transport, known = self.plan.model.transport, self.metadata.get("transports", [])
+        if transport in known or not self.stored.answered:
+            return
+        if self.same_model:
+            raise RunMismatchError(
+                f"the stored answers of run {self.run_id!r} come from {', '.join(map(str, known))}, this call would "
+                f"ask {transport}: another server may serve another model under the same name. {_CHANGED}"
+            )
+        self.metadata["transports"] = [*known, transport]
+        self.storage.save_run_metadata(self.run_id, self.metadata)
+
+    def _check_served(self, generation: GenerationRecord) -> None:
+        served, known = generation.model_served, self.stored.models_served
+        if self.same_model and served is not None and known and served not in known:
+            raise RunMismatchError(
+                f"the stored answers of run {self.run_id!r} were given by {', '.join(sorted(known))}, now the server "
+                f"answers as {served}: a report over both would describe neither. {_CHANGED}"
+            )
+
+    def _score_rest(self) -> None:
+        """Score stored answers that lack an evaluation, and by the dear metrics those that are new."""
+        if not self.unscored or self.stopped_by:
+            return
+        self.recorder.wait()
+        items = (
+            Scoring(sample, generation, metrics)
+            for generation in self.storage.load_generation_records(self.run_id)
+            if generation.id in self.unscored
+            for sample, metrics in [self.unscored[generation.id]]
+        )
+        for outcome in self._map(score_stored, items):
+            if isinstance(outcome, BaseException):
+                logger.warning("an answer could not be scored: %s", outcome)
+            else:
+                self.recorder.put(outcome)
+
+    def _report(self) -> Report:
+        """The report over exactly what this call covers, made from what is stored."""
+        self.storage.flush()
+        generations = self.storage.scan(self.run_id, "generations", ["id", *GENERATION_COLUMNS])
+        evaluations = self.storage.scan(self.run_id, "evaluations", ["id", *EVALUATION_COLUMNS])
+        plan = self.plan
+        report = aggregate(
+            self.selection.evaluations(evaluations),
+            self.selection.generations(generations),
+            asked=self.selection.pairs,
+            metrics=[metric.name for metric in plan.metrics],
+            run_id=self.run_id,
+            benchmark=plan.benchmark.name,
+            model=plan.model.name,
+            benchmark_version=plan.benchmark.version,
+            interrupted=self.stopped_by is not None,
+            created_at=time.time(),
+            selection={"limit": plan.limit, "num_samples": plan.num_samples},
+            config={**plan.config(), "metrics": {m.name: {"version": m.version, **m.config()} for m in plan.metrics}},
+            provenance=self._provenance(),
+        )
+        self.storage.save_report(self.run_id, report)
+        self.storage.save_launch(self.run_id, {**self.launch, "ended_at": time.time(), "status": report.status})
+        return report
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            **self.launch,
+            "data": {"source": self.plan.benchmark.source, "fingerprint": self.selection.fingerprint()},
+            "execution": {**self.backend.describe(), "max_workers": self.max_workers},
+        }
+
+
+_CHANGED = "Begin a new run (fresh=True, --fresh), or allow it (allow_changed_model=True, --allow-changed-model)"
+
+
+def _look_ahead(items: Iterator[Item]) -> list[Item]:
+    """The first items: a row that cannot be used is then found before any request is paid for."""
+    until = time.monotonic() + LOOK_AHEAD_SECONDS
+    head: list[Item] = []
+    for item in items:
+        head.append(item)
+        if len(head) >= LOOK_AHEAD_ITEMS or time.monotonic() > until:
+            break
+    return head
+
+
+@contextmanager
+def _closing(iterator: Iterator[Any]) -> Iterator[Iterator[Any]]:
+    """Closes the iterator at the end where it can be closed; a user's backend may return any iterable."""
+    try:
+        yield iterator
+    finally:
+        if hasattr(iterator, "close"):
+            iterator.close()

@@ -1,0 +1,77 @@
+"""What turns responses into scores: metrics, and the functions that they are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from themis.errors import UnknownNameError, UsageError
+from themis.registry import Registry, unknown
+from themis.scoring.base import FunctionMetric, Metric, Score, evaluate_generation
+from themis.scoring.exact import Contains, ExactMatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "Contains",
+    "ExactMatch",
+    "FunctionMetric",
+    "Metric",
+    "Score",
+    "evaluate_generation",
+    "load_metric",
+    "metric_names",
+]
+
+MetricLike: TypeAlias = "str | Metric | type[Metric] | Callable[..., Any]"
+
+_METRICS: Registry[Metric] = Registry(
+    "metric",
+    {
+        "boxed_match": ExactMatch("boxed", "boxed_match"),
+        "contains": Contains(),
+        "exact_match": ExactMatch(),
+        "number_match": ExactMatch("number", "number_match"),
+    },
+)
+
+
+def metric_names() -> list[str]:
+    """The names that load_metric knows on any benchmark, sorted."""
+    return _METRICS.names()
+
+
+def load_metric(metric: MetricLike, benchmark_metrics: Sequence[Metric] = ()) -> Metric:
+    """The metric meant by a name, a Metric, or a function (sample, generation) -> float, bool or Score.
+
+    A name means the benchmark's own metric of that name before any other: "exact_match" on gsm8k compares
+    numbers.
+
+    Raises:
+        UnknownNameError: No metric of that name.
+        UsageError: It is none of these.
+    """
+    if isinstance(metric, str):
+        return _by_name(metric, benchmark_metrics)
+    if isinstance(metric, type) and issubclass(metric, Metric):
+        metric = metric()
+    if isinstance(metric, Metric):
+        if not metric.name:
+            raise UsageError(f"{type(metric).__name__} has no name; set its class attribute `name`")
+        return metric
+    if callable(metric):
+        return FunctionMetric(metric)
+    raise UsageError(
+        f"{metric!r} is a {type(metric).__name__}; give a name, a Metric or a function (sample, generation)"
+    )
+
+
+def _by_name(name: str, benchmark_metrics: Sequence[Metric]) -> Metric:
+    own = {metric.name: metric for metric in benchmark_metrics}
+    if name in own:
+        return own[name]
+    known = _METRICS.names()
+    if name not in known:
+        raise UnknownNameError(unknown("metric", name, {*known, *own}))
+    found = _METRICS.get(name)
+    return found if isinstance(found, Metric) else load_metric(found)

@@ -1,0 +1,90 @@
+"""Metrics that compare what an answer says with the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from themis.scoring.base import Metric, Score
+from themis.scoring.numbers import final_number, same_number
+from themis.scoring.text import contains_words, last_boxed, normal_latex, normal_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from themis.records import GenerationRecord, Sample
+
+
+@dataclass(frozen=True)
+class ExactMatch(Metric):
+    r"""1 where the answer is one of the targets, else 0.
+
+    Attributes:
+        compare: "text": the whole response, as normal_text. "number": the number after the last "####", else
+            the last
+            number, as an exact decimal. "boxed": what stands in the last \boxed{...}, as normal_latex.
+        name: What the metric is called.
+    """
+
+    compare: Literal["text", "number", "boxed"] = "text"
+    name: str = "exact_match"
+
+    def config(self) -> dict[str, Any]:
+        return {"compare": self.compare}
+
+    def score(self, sample: Sample, generation: GenerationRecord) -> Score:
+        extract, same = _COMPARISONS[self.compare]
+        targets = _targets(sample)
+        answer = extract(_text(generation))
+        if answer is None:
+            return Score(0.0)
+        return Score(float(any(same(answer, target) for target in targets)), answer)
+
+
+@dataclass(frozen=True)
+class Contains(Metric):
+    """1 where one of the targets stands in the response as whole words (both as normal_text), else 0."""
+
+    name: str = "contains"
+
+    def score(self, sample: Sample, generation: GenerationRecord) -> Score:
+        text = _text(generation)
+        normal = normal_text(text)
+        found = any(contains_words(normal, normal_text(target)) for target in _targets(sample))
+        return Score(float(found), _whole(text))
+
+
+def _text(generation: GenerationRecord) -> str:
+    if generation.response is None:
+        raise ValueError(f"a {generation.kind} generation has no text to compare")
+    return generation.response
+
+
+def _targets(sample: Sample) -> list[str]:
+    if not sample.target:
+        raise ValueError(f"sample {sample.id!r} has no target to compare with")
+    return [sample.target] if isinstance(sample.target, str) else sample.target
+
+
+def _whole(text: str) -> str | None:
+    return text.strip() or None
+
+
+def _same_text(answer: str, target: str) -> bool:
+    return normal_text(answer) == _normal_text(target)
+
+
+def _same_latex(answer: str, target: str) -> bool:
+    return normal_latex(answer) == _normal_latex(target)
+
+
+# Targets come back once for every repeat and metric; responses hardly ever do.
+_normal_text = lru_cache(maxsize=1024)(normal_text)
+_normal_latex = lru_cache(maxsize=1024)(normal_latex)
+
+_COMPARISONS: dict[str, tuple[Callable[[str], str | None], Callable[[str, str], bool]]] = {
+    "text": (_whole, _same_text),
+    "number": (final_number, same_number),
+    "boxed": (last_boxed, _same_latex),
+}

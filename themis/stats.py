@@ -1,0 +1,111 @@
+"""How sure a mean is: standard errors, intervals, bounds.
+
+Pure functions; what is undefined is None, never NaN. Sums are exact (math.fsum), so that the order of the values does
+not change a bit of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Arithmetic mean; None of no values."""
+    return math.fsum(values) / len(values) if values else None
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Standard error of the mean of independent values; None for fewer than two.
+
+    From the sample variance (n - 1): Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640, section 2.
+    """
+    return clustered_standard_error(values, range(len(values)))
+
+
+def clustered_standard_error(values: Sequence[float], clusters: Iterable[Hashable]) -> float | None:
+    """Standard error of the mean of values that depend on each other within a cluster; None for one cluster.
+
+    sqrt(G / (G - 1) * sum over clusters of (sum of deviations)^2) / n, for G clusters: Miller 2024
+    (arXiv:2411.00640, section 2.2) with the correction for few clusters of Cameron & Miller 2015, "A
+    Practitioner's Guide to Cluster-Robust Inference", section VI. With one value in each cluster it is the
+    plain standard error.
+    """
+    center = mean(values)
+    deviations: dict[Hashable, list[float]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        deviations.setdefault(cluster, []).append(value)
+    count = len(deviations)
+    if center is None or count < 2:
+        return None
+    squares = math.fsum(math.fsum(value - center for value in group) ** 2 for group in deviations.values())
+    return math.sqrt(count / (count - 1) * squares) / len(values)
+
+
+def wilson_interval(successes: float, n: int, level: float = 0.95) -> tuple[float, float] | None:
+    """Wilson's score interval for the share of successes among n independent trials; None for none.
+
+    Wilson 1927. Inside [0, 1], and not empty at 0 or n successes. Its real coverage is below the level by up
+    to 3 points for a few dozen trials, by less than one from 500 on.
+    """
+    if n < 1:
+        return None
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = successes / n
+    center = share + z * z / (2 * n)
+    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low = 0.0 if successes <= 0 else (center - reach) / scale
+    high = 1.0 if successes >= n else (center + reach) / scale
+    return low, high
+
+
+def t_interval(center: float, stderr: float | None, degrees: int, level: float = 0.95) -> tuple[float, float] | None:
+    """Student's interval around a mean; None without a standard error, or where it is 0.
+
+    A standard error of 0 says that no variation was seen, not that there is none: [mean, mean] would claim
+    certainty.
+
+    Args:
+        center: The mean.
+        stderr: Its standard error.
+        degrees: Degrees of freedom: values minus one, or clusters minus one (Cameron & Miller 2015, section VI).
+        level: Probability with which it covers the true mean.
+    """
+    if not stderr or degrees < 1:
+        return None
+    reach = t_quantile((1 + level) / 2, degrees) * stderr
+    return center - reach, center + reach
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t distribution; exact for one and two degrees of freedom.
+
+    Else the Cornish-Fisher expansion of Abramowitz & Stegun 26.7.5, whose error at 0.975 is 0.12% for three degrees,
+    0.03% for four and less beyond.
+    """
+    if degrees == 1:
+        return math.tan(math.pi * (probability - 0.5))
+    if degrees == 2:
+        return (2 * probability - 1) * math.sqrt(2 / (4 * probability * (1 - probability)))
+    z = NormalDist().inv_cdf(probability)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return math.fsum(term / degrees**power for power, term in enumerate(terms))
+
+
+def missing_bounds(scores: Sequence[float], n_attempted: int) -> tuple[float, float] | None:
+    """The mean if every missing score were 0, and if every one were 1; None where scores leave [0, 1]."""
+    if n_attempted < 1 or any(not 0 <= score <= 1 for score in scores):
+        return None
+    total = math.fsum(scores)
+    return total / n_attempted, (total + n_attempted - len(scores)) / n_attempted

@@ -1,0 +1,77 @@
+"""What a run is and what it already has: read once, when it is opened."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from themis.errors import RunMismatchError
+from themis.ids import canonical_json
+from themis.plan import Plan, sample_hash
+from themis.records import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from themis.backends.storage import StorageBackend
+
+RETRIED = "infrastructure"
+"""Answers that ended in an error of this kind are asked again on resume; a model's own outcome stands."""
+
+
+def open_run(storage: StorageBackend, run_id: str, plan: Plan, *, given: bool) -> dict[str, Any]:
+    """What the run is, as stored: written now for a new run, compared for one that exists.
+
+    Raises:
+        RunMismatchError: The run of that id has another configuration; the message names each difference.
+        StorageError: The storage cannot be written: found here, before anything is asked.
+    """
+    config = plan.config()
+    if storage.run_exists(run_id):
+        metadata = storage.load_run_metadata(run_id)
+        stored = metadata.get("config", config)
+        if given and not plan.resumable:
+            return metadata  # nothing stored can be equal: everything is asked again, under new ids
+        differences = [
+            f"{name}: stored {canonical_json(stored.get(name))}, now {canonical_json(value)}"
+            for name, value in config.items()
+            if canonical_json(stored.get(name)) != canonical_json(value)
+        ]
+        if differences:
+            raise RunMismatchError(
+                f"the run {run_id!r} was made with another configuration ({'; '.join(differences)}). "
+                "Give another run_id, leave it out, or change the call back"
+            )
+        return metadata
+    metadata = {
+        "run_id": run_id,
+        "schema_version": SCHEMA_VERSION,
+        "created_at": time.time(),
+        "config": config,
+        "transports": [plan.model.transport],
+    }
+    storage.save_run_metadata(run_id, metadata)
+    return metadata
+
+
+class Stored:
+    """What a run already has, by id. Loaded once, when a run is opened."""
+
+    def __init__(self, storage: StorageBackend, run_id: str, *, exists: bool) -> None:
+        self.answered: set[str] = set()
+        self.scored: set[str] = set()
+        self.samples: dict[str, str] = {}
+        self.models_served: set[str] = set()
+        if exists:
+            self._load(storage, run_id)
+
+    def _load(self, storage: StorageBackend, run_id: str) -> None:
+        generations = storage.scan(run_id, "generations", ["id", "status", "error_kind", "model_served"])
+        for name, status, kind, served in zip(*generations.to_pydict().values(), strict=True):
+            if status == "ok" or kind != RETRIED:
+                self.answered.add(name)
+            if served is not None:
+                self.models_served.add(served)
+        evaluations = storage.scan(run_id, "evaluations", ["id", "status", "error_kind"])
+        for name, status, kind in zip(*evaluations.to_pydict().values(), strict=True):
+            if status == "ok" or kind not in {RETRIED, "scorer"}:
+                self.scored.add(name)
+        self.samples = {sample.id: sample_hash(sample) for sample in storage.load_samples(run_id)}

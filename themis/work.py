@@ -1,0 +1,151 @@
+"""What a worker does with one item: ask the model, score the answer. Failures are records, never exceptions."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from themis.backends._slots import run_coroutine
+from themis.errors import FatalModelError, ModelError
+from themis.records import GenerationRecord
+from themis.scoring.base import evaluate_generation
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from themis.models.base import Model, Response
+    from themis.records import EvaluationRecord, Request, Sample
+    from themis.scoring.base import Metric
+
+
+class Item(NamedTuple):
+    """What is sent to a worker: a question, and the sample that its answer is scored against."""
+
+    request: Request
+    sample: Sample
+
+
+class Done(NamedTuple):
+    """What comes back. `fatal` says that no further request can succeed."""
+
+    generation: GenerationRecord
+    evaluations: list[EvaluationRecord]
+    fatal: bool = False
+
+
+class Scoring(NamedTuple):
+    """A stored answer and the metrics that have not scored it."""
+
+    sample: Sample
+    generation: GenerationRecord
+    metrics: Sequence[Metric]
+
+
+@dataclass(frozen=True)
+class AsyncWork:
+    """Item -> Done, on an event loop, where many wait at once."""
+
+    model: Model
+    metrics: tuple[Metric, ...]
+
+    async def __call__(self, item: Item) -> Done:
+        generation, fatal = await generate(self.model, item)
+        return Done(generation, score(self.metrics, item.sample, generation), fatal)
+
+
+@dataclass(frozen=True)
+class BlockingWork:
+    """Item -> Done, on the calling thread: for models that hold it, and for backends without coroutines."""
+
+    model: Model
+    metrics: tuple[Metric, ...]
+
+    def __call__(self, item: Item) -> Done:
+        asking = generate(self.model, item)
+        generation, fatal = _drive(asking) if self.model.blocking else run_coroutine(asking)
+        return Done(generation, score(self.metrics, item.sample, generation), fatal)
+
+
+def _drive(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that never waits; a loop for each call would cost more than the call."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise TypeError("a model with blocking=True waits for something in generate(); leave `blocking` False")
+
+
+async def generate(model: Model, item: Item) -> tuple[GenerationRecord, bool]:
+    """The model's answer as a record, and whether its error is fatal. Never raises, except when cancelled."""
+    started_at, clock = round(time.time(), 6), time.perf_counter()
+    fatal = False
+    try:
+        outcome = _answered(await model.generate(item.request))
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:  # noqa: BLE001 - an error of one sample must not stop the run
+        outcome, fatal = failure(error), isinstance(error, FatalModelError)
+    outcome |= {"started_at": started_at, "latency": time.perf_counter() - clock, "worker": _worker(os.getpid())}
+    return record(item, outcome), fatal
+
+
+def _answered(response: Response) -> dict[str, Any]:
+    fields = dict(vars(response))
+    return {"response": fields.pop("text"), **fields}
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """The fields of a record that say what went wrong; a ModelError knows whose fault it was."""
+    return {
+        "response": None,
+        "status": "error",
+        "error_kind": error.kind if isinstance(error, ModelError) else "infrastructure",
+        "error_type": type(error).__name__,
+        "error_message": str(error),
+        "attempts": error.attempts if isinstance(error, ModelError) else 1,
+    }
+
+
+def record(item: Item, outcome: dict[str, Any]) -> GenerationRecord:
+    """The record of one request: what was asked, and what came of it."""
+    request = item.request
+    return GenerationRecord(
+        id=request.id,
+        prompt=request.prompt,
+        sample_id=request.sample_id,
+        repeat=request.repeat,
+        benchmark=request.benchmark,
+        group=item.sample.group,
+        kind=request.kind,
+        model=request.model,
+        params=request.params,
+        messages=request.messages,
+        **outcome,
+    )
+
+
+def lost(item: Item, error: BaseException, metrics: Sequence[Metric]) -> Done:
+    """What comes of an item that a backend gave up: an error of the infrastructure, unscored."""
+    generation = record(item, failure(error))
+    return Done(generation, score(metrics, item.sample, generation))
+
+
+def score(metrics: Sequence[Metric], sample: Sample, generation: GenerationRecord) -> list[EvaluationRecord]:
+    """One evaluation by each metric."""
+    return [evaluate_generation(metric, sample, generation) for metric in metrics]
+
+
+def score_stored(item: Scoring) -> list[EvaluationRecord]:
+    """One evaluation of a stored answer by each metric that has not scored it."""
+    return score(item.metrics, item.sample, item.generation)
+
+
+@cache
+def _worker(pid: int) -> str:
+    return f"{socket.gethostname()}:{pid}"
