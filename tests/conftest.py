@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -106,3 +107,12 @@ def ray_session():
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture
+def benchmark_data():
+    """The folder of real benchmark data that $THEMIS_DATA names."""
+    folder = Path(os.environ.get("THEMIS_DATA", "nowhere"))
+    if not (folder / "gsm8k" / "test.jsonl").is_file():
+        pytest.skip("THEMIS_DATA names no folder with the benchmarks' data")
+    return folder

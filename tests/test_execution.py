@@ -226,7 +226,8 @@ def test_an_abandoned_item_does_not_hold_up_interpreter_exit():
     """
     began = time.monotonic()
 
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=30)
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
 
     assert done.stdout.strip() == "['TaskTimeoutError']"
     assert time.monotonic() - began < 10

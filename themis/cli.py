@@ -132,15 +132,7 @@ _STORAGE = click.option(
 @click.option("--allow-changed-model", is_flag=True, help="Resume although the endpoint or served model differs.")
 @click.option("--max-errors", type=click.IntRange(0), metavar="N", help="Interrupt the run after more errors.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write the report there.")
-def evaluate_command(
-    benchmark: str,
-    model: str,
-    base_url: str | None,
-    backend: str,
-    address: str | None,
-    json_file: str | None,
-    **options: Any,
-) -> int:
+def evaluate_command(benchmark: str, model: str, base_url: str | None, **options: Any) -> int:
     """Ask MODEL every question of BENCHMARK, score the answers, print the report.
 
     BENCHMARK is a name (`themis list benchmarks`), several with commas between them, the URL of a data file, or a
@@ -148,15 +140,17 @@ def evaluate_command(
     """
     from themis.models import load_model
 
-    benchmarks = _benchmarks(benchmark, options)
+    json_file = options.pop("json_file")
     if json_file is not None:
         _check_writable(Path(json_file))
+    benchmarks = _benchmarks(benchmark, options)
+    backend = _open_backend(options.pop("backend"), options.pop("address"))
     timing = {name: options[name] for name in ("timeout", "max_retries")}
     asked = load_model(model, base_url=base_url, **timing)
     options["storage_backend"] = store = _open_storage(options.pop("storage"))
-    with _open_backend(backend, address) as execution, store:
+    with backend, store:
         try:
-            results = [_evaluate(each, asked, execution, options) for each in benchmarks]
+            results = [_evaluate(each, asked, backend, options) for each in benchmarks]
         finally:
             _close(asked)
     _print_results(results)
@@ -269,8 +263,9 @@ def list_metrics() -> None:
     """The metrics that --metric knows for any benchmark."""
     from themis.scoring import load_metric, metric_names
 
-    rows = [(name, (type(load_metric(name)).__doc__ or "").splitlines()[0]) for name in metric_names()]
-    _print_table(("name", "what it is"), rows)
+    known = [load_metric(name) for name in metric_names()]
+    rows = [(m.name, (type(m).__doc__ or "").splitlines()[0], json.dumps(m.config()), m.version) for m in known]
+    _print_table(("name", "what it gives", "settings", "version"), rows)
 
 
 @list_group.command("runs")

@@ -92,7 +92,7 @@ def evaluate(
         params: Further parameters, sent as they are.
         base_url: Where the model is served.
         max_workers: Requests in progress at once, over all machines; default the backend's own, 64 where it has none.
-        timeout: Seconds for one attempt of a request.
+        timeout: Seconds for one attempt of a request; also for the dear metrics of one answer.
         max_retries: How often a request is sent again.
         run_id: Id of the run; default readable plus a hash of what determines the answers.
         fresh: Begin a new run instead of resuming.
@@ -106,7 +106,11 @@ def evaluate(
         ModelError: There is no key, or no server; found before the first request.
         KeyboardInterrupt: After Ctrl-C, when what was answered is stored and the report says "interrupted".
     """
-    _check_counts(limit=limit, num_samples=num_samples, max_errors=max_errors)
+    _check_counts(
+        limit=limit, num_samples=num_samples, max_workers=max_workers, max_retries=max_retries, max_errors=max_errors
+    )
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise UsageError(f"timeout={timeout!r}: give seconds above 0")
     loaded = load_benchmark(benchmark, data=data, prompt=prompt)
     asked_model = load_model(model, base_url=base_url, timeout=timeout, max_retries=max_retries)
     plan = Plan(
@@ -118,7 +122,7 @@ def evaluate(
             temperature=temperature,
             max_tokens=max_tokens,
             top_p=top_p,
-            stop=stop if stop is not None else loaded.stop,
+            stop=_stop(stop, params, loaded.stop),
             seed=seed,
         ),
         limit=limit,
@@ -138,7 +142,7 @@ def evaluate(
         on_result=on_result,
     )
     try:
-        return run.result(given=run_id is not None)
+        return run.result()
     finally:
         if owned:
             store.close()
@@ -178,6 +182,12 @@ def _load_metrics(wanted: Sequence[MetricLike] | MetricLike | None, own: tuple[M
     return metrics
 
 
+def _stop(given: str | Sequence[str] | None, params: dict[str, Any] | None, own: Sequence[str] | None) -> Any:
+    """Where an answer ends: the caller's word, by whichever way it came, before the benchmark's own."""
+    stop = own if given is None and "stop" not in (params or {}) else given
+    return stop if stop is None or isinstance(stop, str) else list(stop)
+
+
 def _params(given: dict[str, Any] | None, **named: Any) -> dict[str, Any]:
     """The parameters that were set, by whichever way; a contradiction is an error."""
     params = dict(given or {})
@@ -186,13 +196,13 @@ def _params(given: dict[str, Any] | None, **named: Any) -> dict[str, Any]:
             continue
         if params.get(name, value) != value:
             raise UsageError(f"{name}={value!r} and params[{name!r}]={params[name]!r} contradict each other: give one")
-        params[name] = list(value) if isinstance(value, tuple) else value
+        params[name] = value
     canonical_json(params)  # anything else than JSON is found here, not in the middle of a run
     return params
 
 
 def _check_counts(**counts: Any) -> None:
-    least = {"max_errors": 0}
+    least = {"max_errors": 0, "max_retries": 0}
     for name, value in counts.items():
         low = least.get(name, 1)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):

@@ -36,14 +36,11 @@ class Plan:
     num_samples: int = 1
     identity: dict[str, Any] = field(init=False)
     template: Any = field(init=False)
-    resumable: bool = field(init=False)
 
     def __post_init__(self) -> None:
         identity, template = self.model.identity(), self.benchmark.template_identity()
-        # A function whose code cannot be told is equal to nothing, itself in another process included.
-        object.__setattr__(self, "resumable", identity is not None and template is not None)
-        object.__setattr__(self, "identity", {"unknown": uuid4().hex} if identity is None else identity)
-        object.__setattr__(self, "template", {"unknown": uuid4().hex} if template is None else template)
+        object.__setattr__(self, "identity", _unknown() if identity is None else identity)
+        object.__setattr__(self, "template", _unknown() if template is None else template)
 
     def config(self) -> dict[str, Any]:
         """What determines the answers: two calls of one configuration share a run."""
@@ -107,6 +104,16 @@ class Plan:
             )
             for metric in self.metrics
         ]
+
+
+def _unknown() -> dict[str, str]:
+    """What stands for code that cannot be told: equal to nothing, the same code in another process included."""
+    return {"unknown": uuid4().hex}
+
+
+def is_unknown(identity: object) -> bool:
+    """Whether it stands for code that could not be told."""
+    return isinstance(identity, dict) and identity.keys() == {"unknown"}
 
 
 class Selection:

@@ -76,7 +76,7 @@ def load_object(path: str) -> Any:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like the given one, None if none is like it."""
     by_lower = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[close[0]] if close else None
 
 

@@ -19,7 +19,7 @@ from themis.recorder import Recorder
 from themis.report import EVALUATION_COLUMNS, GENERATION_COLUMNS, aggregate
 from themis.result import Result
 from themis.stored import RETRIED, Stored, open_run
-from themis.work import AsyncWork, BlockingWork, Done, Item, Scoring, lost, score_stored
+from themis.work import AsyncWork, BlockingWork, Done, Item, Scoring, lost, score_stored, unscored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEAD_AFTER = 3
-"""Times max_workers: so many requests in a row without an answer mean that the endpoint is gone."""
+"""Times the requests in progress: so many in a row without an answer mean that the endpoint is gone."""
+DEAD_AT_LEAST = 10
+"""But never fewer: a few questions in a row may well be such as break a server."""
 
 LOOK_AHEAD_ITEMS = 2_000
 LOOK_AHEAD_SECONDS = 0.5
@@ -111,10 +113,10 @@ class Run:
     recorder: Recorder = field(init=False)
     launch: dict[str, Any] = field(init=False)
 
-    def result(self, *, given: bool) -> Result:
+    def result(self) -> Result:
         """Open the run, ask, score, report."""
         exists = self.storage.run_exists(self.run_id)
-        self.metadata = open_run(self.storage, self.run_id, self.plan, given=given)
+        self.metadata = open_run(self.storage, self.run_id, self.plan)
         self.launch = {"started_at": time.time(), "transport": self.plan.model.transport, **provenance()}
         self.storage.save_launch(self.run_id, self.launch)  # the proof that the storage can be written, on resume too
         self.stored = Stored(self.storage, self.run_id, exists=exists)
@@ -125,6 +127,7 @@ class Run:
             self._score_rest()
         except KeyboardInterrupt as error:
             interrupt, self.stopped_by = error, "it was cancelled"
+            self._cover_all()
         finally:
             self.recorder.close()
         report = self._report()
@@ -138,8 +141,9 @@ class Run:
         if not head:
             return
         self._preflight()
-        health = Health(DEAD_AFTER * (self.max_workers or DEFAULT_MAX_WORKERS), self.max_errors)
-        with _closing(self._map(self._work(), chain(head, missing))) as outcomes:
+        health = Health(self._dead_after(), self.max_errors)
+        timeout = None if self.plan.model.bounds_time else self.timeout
+        with _closing(self._map(self._work(), chain(head, missing), timeout)) as outcomes:
             for outcome in outcomes:
                 self.stopped_by = health.verdict(self._take(outcome))
                 if self.stopped_by:
@@ -147,6 +151,19 @@ class Run:
                     break
         for _ in missing:  # what an interruption left unasked stays in the denominator
             pass
+
+    def _cover_all(self) -> None:
+        """What the call covers, counted anew: Ctrl-C may have ended the iterator that notes it down."""
+        if not self.selection.complete:
+            self.selection = Selection()
+            for item in self.plan.items():
+                self.selection.add(item, self.plan.evaluation_ids(item))
+
+    def _dead_after(self) -> int:
+        in_progress = self.max_workers or DEFAULT_MAX_WORKERS
+        if isinstance(self.backend, EngineBackend):
+            in_progress = self.backend._limit(self.max_workers)  # noqa: SLF001 - the same package
+        return max(DEAD_AT_LEAST, DEAD_AFTER * in_progress)
 
     def _missing(self) -> Iterator[Item]:
         """The items without an answer, lazily; notes down what the call covers and what is left to score."""
@@ -192,12 +209,12 @@ class Run:
         on_loop = self.backend.supports_async and not model.blocking
         return (AsyncWork if on_loop else BlockingWork)(model, self._light())
 
-    def _map(self, func: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    def _map(self, func: Callable[[Any], Any], items: Iterable[Any], timeout: float | None) -> Iterator[Any]:
         options: dict[str, Any] = {"ordered": False, "return_exceptions": True}
         if self.max_workers is not None:
             options["max_workers"] = self.max_workers
-        if isinstance(self.backend, EngineBackend) and not self.plan.model.bounds_time:
-            options["timeout"] = self.timeout
+        if isinstance(self.backend, EngineBackend) and timeout is not None:
+            options["timeout"] = timeout
         accepted = inspect.signature(self.backend.map).parameters
         return self.backend.map(func, items, **{name: value for name, value in options.items() if name in accepted})
 
@@ -210,14 +227,14 @@ class Run:
         """
         run_coroutine(self.plan.model.check())
         transport, known = self.plan.model.transport, self.metadata.get("transports", [])
-        if transport in known or not self.stored.answered:
+        if transport in known:
             return
-        if self.same_model:
+        if self.stored.answered and known and self.same_model:
             raise RunMismatchError(
                 f"the stored answers of run {self.run_id!r} come from {', '.join(map(str, known))}, this call would "
                 f"ask {transport}: another server may serve another model under the same name. {_CHANGED}"
             )
-        self.metadata["transports"] = [*known, transport]
+        self.metadata["transports"] = [*known, transport] if self.stored.answered else [transport]
         self.storage.save_run_metadata(self.run_id, self.metadata)
 
     def _check_served(self, generation: GenerationRecord) -> None:
@@ -239,18 +256,16 @@ class Run:
             if generation.id in self.unscored
             for sample, metrics in [self.unscored[generation.id]]
         )
-        for outcome in self._map(score_stored, items):
-            if isinstance(outcome, BaseException):
-                logger.warning("an answer could not be scored: %s", outcome)
-            else:
-                self.recorder.put(outcome)
+        for outcome in self._map(score_stored, items, self.timeout):
+            given_up = isinstance(outcome, BaseException)
+            self.recorder.put(unscored(outcome.item, outcome) if given_up else outcome)
 
     def _report(self) -> Report:
         """The report over exactly what this call covers, made from what is stored."""
         self.storage.flush()
         generations = self.storage.scan(self.run_id, "generations", ["id", *GENERATION_COLUMNS])
         evaluations = self.storage.scan(self.run_id, "evaluations", ["id", *EVALUATION_COLUMNS])
-        plan = self.plan
+        plan, origin = self.plan, self._provenance()
         report = aggregate(
             self.selection.evaluations(evaluations),
             self.selection.generations(generations),
@@ -264,10 +279,10 @@ class Run:
             created_at=time.time(),
             selection={"limit": plan.limit, "num_samples": plan.num_samples},
             config={**plan.config(), "metrics": {m.name: {"version": m.version, **m.config()} for m in plan.metrics}},
-            provenance=self._provenance(),
+            provenance=origin,
         )
         self.storage.save_report(self.run_id, report)
-        self.storage.save_launch(self.run_id, {**self.launch, "ended_at": time.time(), "status": report.status})
+        self.storage.save_launch(self.run_id, {**origin, "ended_at": time.time(), "status": report.status})
         return report
 
     def _provenance(self) -> dict[str, Any]:

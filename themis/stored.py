@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from themis.errors import RunMismatchError
 from themis.ids import canonical_json
-from themis.plan import Plan, sample_hash
+from themis.plan import Plan, is_unknown, sample_hash
 from themis.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ RETRIED = "infrastructure"
 """Answers that ended in an error of this kind are asked again on resume; a model's own outcome stands."""
 
 
-def open_run(storage: StorageBackend, run_id: str, plan: Plan, *, given: bool) -> dict[str, Any]:
+def open_run(storage: StorageBackend, run_id: str, plan: Plan) -> dict[str, Any]:
     """What the run is, as stored: written now for a new run, compared for one that exists.
 
     Raises:
@@ -25,15 +25,13 @@ def open_run(storage: StorageBackend, run_id: str, plan: Plan, *, given: bool) -
         StorageError: The storage cannot be written: found here, before anything is asked.
     """
     config = plan.config()
-    if storage.run_exists(run_id):
-        metadata = storage.load_run_metadata(run_id)
-        stored = metadata.get("config", config)
-        if given and not plan.resumable:
-            return metadata  # nothing stored can be equal: everything is asked again, under new ids
+    metadata = storage.load_run_metadata(run_id) if storage.run_exists(run_id) else {}
+    if "config" in metadata:
+        stored = metadata["config"]
         differences = [
             f"{name}: stored {canonical_json(stored.get(name))}, now {canonical_json(value)}"
             for name, value in config.items()
-            if canonical_json(stored.get(name)) != canonical_json(value)
+            if _compared(stored.get(name)) != _compared(value)
         ]
         if differences:
             raise RunMismatchError(
@@ -50,6 +48,11 @@ def open_run(storage: StorageBackend, run_id: str, plan: Plan, *, given: bool) -
     }
     storage.save_run_metadata(run_id, metadata)
     return metadata
+
+
+def _compared(value: Any) -> str:
+    """Equal for what may share a run. Of code that cannot be told nothing is resumed: its ids are always new."""
+    return "unknown" if is_unknown(value) else canonical_json(value)
 
 
 class Stored:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
 import socket
 import time
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from themis.backends._slots import run_coroutine
 from themis.errors import FatalModelError, ModelError
+from themis.models.base import Response
 from themis.records import GenerationRecord
-from themis.scoring.base import evaluate_generation
+from themis.scoring.base import evaluate_generation, failed_evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
-    from themis.models.base import Model, Response
+    from themis.models.base import Model
     from themis.records import EvaluationRecord, Request, Sample
     from themis.scoring.base import Metric
 
@@ -87,17 +88,47 @@ async def generate(model: Model, item: Item) -> tuple[GenerationRecord, bool]:
     fatal = False
     try:
         outcome = _answered(await model.generate(item.request))
-    except asyncio.CancelledError:
-        raise
-    except Exception as error:  # noqa: BLE001 - an error of one sample must not stop the run
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - an error of one sample must not stop the run
         outcome, fatal = failure(error), isinstance(error, FatalModelError)
     outcome |= {"started_at": started_at, "latency": time.perf_counter() - clock, "worker": _worker(os.getpid())}
     return record(item, outcome), fatal
 
 
-def _answered(response: Response) -> dict[str, Any]:
+def _answered(response: object) -> dict[str, Any]:
+    """The fields of a record that an answer fills; a user's model may return anything."""
+    if not isinstance(response, Response):
+        raise ModelError(f"the model returned a {type(response).__name__}; generate() has to return a Response")
     fields = dict(vars(response))
-    return {"response": fields.pop("text"), **fields}
+    text = fields.pop("text")
+    if text is None and response.choice_logprobs is None:
+        raise ModelError("the model returned a Response without text")
+    wrong = [name for name, value in {"text": text, **fields}.items() if not _fits(name, value)]
+    if wrong:
+        raise ModelError(f"the model returned a Response whose {wrong[0]} is {fields.get(wrong[0], text)!r:.100}")
+    return {"response": text, **fields}
+
+
+_COUNTS = frozenset({"input_tokens", "output_tokens", "reasoning_tokens", "cached_input_tokens", "attempts"})
+_LISTS = frozenset({"choice_logprobs", "choice_is_greedy", "token_logprobs"})
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a storage can keep the value as this field: found here, it costs one answer and not the run."""
+    if value is None:
+        return name not in {"attempts", "metadata"}
+    if name in _COUNTS:
+        return type(value) is int
+    if name in _LISTS or name == "metadata":
+        return isinstance(value, list if name in _LISTS else dict) and (not value or _is_json(value))
+    return isinstance(value, str)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def failure(error: BaseException) -> dict[str, Any]:
@@ -144,6 +175,11 @@ def score(metrics: Sequence[Metric], sample: Sample, generation: GenerationRecor
 def score_stored(item: Scoring) -> list[EvaluationRecord]:
     """One evaluation of a stored answer by each metric that has not scored it."""
     return score(item.metrics, item.sample, item.generation)
+
+
+def unscored(item: Scoring, error: BaseException) -> list[EvaluationRecord]:
+    """What comes of scoring that a backend gave up: errors of the scorers."""
+    return [failed_evaluation(metric, item.sample, item.generation, error) for metric in item.metrics]
 
 
 @cache

@@ -194,7 +194,7 @@ def _open_filesystem(given: str, shown: str, options: dict[str, Any]) -> tuple[A
             raise UsageError(f"{shown} cannot be used: {error}") from error
         protocol = given.partition("://")[0]
         guess = nearest(protocol, fsspec.available_protocols())
-        hint = f"; did you mean {guess}://?" if guess else ""
+        hint = f", did you mean {guess}://?" if guess else "."
         raise UsageError(
             f"{shown} cannot be used: fsspec knows no protocol {protocol!r}{hint} "
             "Give a path, file://, memory://, s3://, gs://, abfs:// or another that fsspec knows."

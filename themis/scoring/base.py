@@ -92,10 +92,17 @@ def evaluate_generation(metric: Metric, sample: Sample, generation: GenerationRe
     try:
         found = metric.score(sample, generation)
         fields = _checked(found)
-    except Exception as error:  # noqa: BLE001 - whatever a user's metric raises is data
-        reason = {"error_kind": "scorer", "error_type": type(error).__name__, "error_message": str(error)}
-        return _record(metric, sample, generation, status="error", error=reason)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's metric raises is data
+        return failed_evaluation(metric, sample, generation, error)
     return _record(metric, sample, generation, **fields)
+
+
+def failed_evaluation(
+    metric: Metric, sample: Sample, generation: GenerationRecord, error: BaseException
+) -> EvaluationRecord:
+    """The evaluation of a generation that a metric could not score, for the reason that is given."""
+    reason = {"error_kind": "scorer", "error_type": type(error).__name__, "error_message": str(error)}
+    return _record(metric, sample, generation, status="error", error=reason)
 
 
 def _passed_on(generation: GenerationRecord) -> dict[str, Any]:
