@@ -283,6 +283,17 @@ def test_ray_runs_the_neighbours_of_a_killed_worker_again(ray_session, tmp_path)
     assert sorted(results) == list(range(300))
 
 
+def test_ray_keeps_its_workers_from_one_map_to_the_next(ray_session):
+    """The end of a map kills no process that is already at work for the next one."""
+    import os
+
+    pids = set()
+    for _ in range(100):
+        pids.update(RayExecutionBackend().map(lambda _: os.getpid(), range(10), max_workers=2))
+
+    assert len(pids) <= 8
+
+
 def test_ray_leaves_a_session_that_it_did_not_start(ray_session):
     """shutdown() does not end a Ray that was there before."""
     with RayExecutionBackend() as backend:

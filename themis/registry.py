@@ -73,6 +73,18 @@ def load_object(path: str) -> Any:
         raise UsageError(f"{path} needs the package {error.name!r}: pip install {error.name}") from error
 
 
+def require(package: str) -> Any:
+    """The module of a package that themis does not install by itself.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"this needs the package {package!r}: pip install {package}") from error
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like the given one, None if none is like it."""
     by_lower = {candidate.lower(): candidate for candidate in known}

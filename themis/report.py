@@ -299,7 +299,7 @@ def _table_rows(reports: Report | Iterable[Report]) -> Iterator[list[str]]:
 
 def _cells(result: MetricResult) -> list[str]:
     mean = _NONE if result.mean is None else f"{result.mean:.4f}"
-    if result.stderr is not None:
+    if result.stderr:  # 0 means that no variation was seen, not that there is none
         mean += f" ± {result.stderr:.4f}"
     share = f" ({result.n_scored / result.n_attempted:.1%})" if result.n_attempted else ""
     errors = ", ".join(f"{count} {kind}" for kind, count in result.errors.items()) or _NONE

@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from themis.registry import require
 from themis.report import report_table, to_html
 
 if TYPE_CHECKING:
@@ -74,13 +75,14 @@ class Result:
 
     def to_pandas(self) -> pd.DataFrame:
         """to_arrow() as a pandas DataFrame; needs pandas."""
+        require("pandas")
         return self.to_arrow().to_pandas()
 
     def to_polars(self) -> pl.DataFrame:
         """to_arrow() as a Polars DataFrame; needs polars."""
-        import polars as pl
-
-        return pl.DataFrame(self.to_arrow())
+        polars = require("polars")
+        frame: pl.DataFrame = polars.DataFrame(self.to_arrow())
+        return frame
 
     def summary(self) -> str:
         """What happened, in a sentence or two: what was asked, what was stored already, why it stopped."""

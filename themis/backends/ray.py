@@ -268,8 +268,10 @@ class _RayCrew(Crew):
         if not self._ray.is_initialized():
             return
         for lease in self._leases:
-            # A plain function holds its thread until it returns; only its process can be ended.
-            self._ray.cancel(lease.stream, force=self._preempt)
+            # Only what still has items: by the time that a kill arrived, the process of any other lease could be
+            # at work for another map. A plain function holds its thread until it returns: its process must end.
+            if lease.tasks:
+                self._ray.cancel(lease.stream, force=self._preempt)
         self._leases.clear()
 
 
