@@ -11,6 +11,6 @@ import sys
 from themis.cli import main
 
 if __name__ == "__main__":
-    # `ray job submit` says which cluster it is. `ray submit` only logs in on the head, where a Ray of its own would start.
+    # `ray job submit` names the cluster. `ray submit` only logs in on the head, and a Ray of its own would start there.
     os.environ.setdefault("RAY_ADDRESS", "auto")
     main(["eval", *sys.argv[1:], "--backend", "ray"])

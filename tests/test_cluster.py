@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from themis.testing import ModelServer
 CLUSTER = Path(__file__).parents[1] / "cluster"
 RAY = str(Path(sys.executable).with_name("ray"))
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where a job's `python` is looked up
 SMALL = ["--object-store-memory=100000000", "--disable-usage-stats"]
 
 
@@ -71,6 +73,37 @@ def test_cluster_yaml_holds_no_key():
     assert "AWS_SECRET" not in text
     assert "sk-" not in text
     assert "IamInstanceProfile" in text
+
+
+def test_the_key_comes_from_the_store_of_secrets(s3, tmp_path):
+    """The setup command makes each shell read the key from Secrets Manager; run twice it does so once."""
+    boto3 = pytest.importorskip("boto3")
+    access = {"aws_access_key_id": s3.key, "aws_secret_access_key": s3.secret, "endpoint_url": s3.endpoint}
+    secrets = boto3.client("secretsmanager", region_name="us-west-2", **access)
+    secrets.create_secret(Name="themis-key", SecretString="key-of-the-model")
+    environment = {"HOME": str(tmp_path), "PATH": PATH, **s3.environment}
+    (command,) = [command for command in cluster_config()["setup_commands"] if "themis-key" in command]
+
+    def shell(text):
+        done = subprocess.run(
+            ["bash", "-c", text], env=environment, check=False, capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    shell(f"({command})")  # as Ray wraps it
+    shell(f"({command})")
+
+    assert shell("source ~/.bashrc; echo $OPENAI_API_KEY") == "key-of-the-model\n"
+    assert len((tmp_path / ".bashrc").read_text().splitlines()) == 1
+
+
+def test_the_job_passes_on_the_exit_code(tmp_path):
+    """job.py ends as `themis eval` does: 2 for wrong usage, before any Ray is looked for."""
+    command = [sys.executable, str(CLUSTER / "job.py"), "arithmetic", "--model", "nobody/knows"]
+    job = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=30)
+    assert job.returncode == 2
+    assert "unknown model provider 'nobody'" in job.stderr
 
 
 @dataclass(frozen=True)
@@ -126,7 +159,11 @@ def ray_node(log, *arguments):
     command = [RAY, "start", "--block", *SMALL, *arguments]
     with log.open("w") as file:
         node = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | QUIET, start_new_session=True
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | QUIET | {"PATH": PATH},
+            start_new_session=True,
         )
     try:
         yield node
@@ -175,6 +212,9 @@ def cluster(tmp_path_factory):
             second = nodes.enter_context(ray_node(logs / "worker", *worker))
             wait_until(lambda: "Ray runtime started" in (logs / "worker").read_text(), "the worker node")
             pids += [*descendants(first.pid), *descendants(second.pid)]
+            assert {"gcs_server", "raylet"} <= {
+                Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids if alive(pid)
+            }
             yield Cluster(f"http://127.0.0.1:{dashboard}", pids)
         assert not any(map(alive, pids))
     finally:
@@ -185,38 +225,47 @@ def submit(cluster, folder, environment, *arguments):
     """`ray job submit` of cluster/job.py with a folder of its own, as README.md says it."""
     command = [RAY, "job", "submit", "--address", cluster.dashboard, "--working-dir", str(folder)]
     command += ["--runtime-env-json", json.dumps({"env_vars": environment}), "--", "python", "job.py", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, env=os.environ | QUIET)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=90, env=os.environ | QUIET)
+
+
+def drivers(cluster):
+    """What the cluster tells about its jobs to everybody who reaches the dashboard: process ids, environments."""
+    with urllib.request.urlopen(f"{cluster.dashboard}/api/jobs/", timeout=10) as answer:
+        jobs = [job for job in json.load(answer) if job["type"] == "SUBMISSION"]
+    pids = {int(job["driver_info"]["pid"]) for job in jobs if job["driver_info"] is not None}
+    return pids, [job["runtime_env"]["env_vars"] for job in jobs]
 
 
 @pytest.mark.nodes
-def test_a_job_leaves_its_report_and_records_at_an_s3_url(cluster, s3, s3_environment, tmp_path):
-    """`ray job submit` of job.py evaluates on the workers of the cluster, and the report at s3:// has the exact numbers."""
-    rows = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(40)]
+def test_a_job_leaves_its_report_and_records_at_an_s3_url(cluster, s3, tmp_path):
+    """`ray job submit` of job.py asks from the cluster's workers; exact numbers are at s3://; again it asks nothing."""
+    rows = [{"question": f"What is {n} + {n}?", "answer": 2 * n} for n in range(40)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copy(CLUSTER / "job.py", tmp_path)
-    answers = {row["question"]: row["answer"] if n % 4 else "no idea" for n, row in enumerate(rows)}
+    answers = {row["question"]: str(row["answer"]) if n % 4 else "no idea" for n, row in enumerate(rows)}
     url = s3.new_url()
 
-    def again(*more):
-        options = ["--base-url", server.base_url, "--storage", url, "--prompt", "Only the number. {question}"]
-        return submit(cluster, tmp_path, s3.environment, "sums.jsonl", "--model", "openai/any", *options, *more)
-
     with ModelServer(answers) as server:
-        first = again("--run-id", "sums")
-        assert first.returncode == 0, first.stdout + first.stderr
-        n_asked = len(server.requests)
-        second = again("--run-id", "sums")
-        assert second.returncode == 0, second.stdout + second.stderr
+        asked = ["sums.jsonl", "--model", "openai/any", "--base-url", server.base_url, "--storage", url]
+        asked += ["--prompt", "Only the number. {question}", "--run-id", "sums"]
+        for summary in ("40 asked now", "no model was called, 40 answers were stored already"):
+            job = submit(cluster, tmp_path, s3.environment, *asked)
+            assert job.returncode == 0, job.stdout + job.stderr
+            assert summary in job.stdout
+            assert len(server.requests) == 40
 
-        assert n_asked == len(rows)
-        assert len(server.requests) == n_asked
-
-    with FsspecStorageBackend(url) as storage:
+    with FsspecStorageBackend(url, storage_options=s3.storage_options) as storage:
         report = storage.load_report("sums")
         generations = storage.load_generation_records("sums")
         launches = storage.load_launches("sums")
+    result = report.metrics["exact_match"]
     assert report.status == "complete"
-    assert report.metrics["exact_match"].mean == 0.75
-    assert report.metrics["exact_match"].n_scored == report.metrics["exact_match"].n_attempted == 40
-    print(report.provenance, launches, {g.worker for g in generations})
-    print(first.stdout)
+    assert (result.mean, result.n_scored, result.n_attempted, result.n_unanswered) == (0.75, 40, 40, 0)
+    assert launches[0]["execution"]["type"] == "RayExecutionBackend"
+    assert launches[0]["execution"]["nodes"] == 2
+    assert launches[0]["execution"]["resources"]["CPU"] == 2
+
+    driver_pids, environments = drivers(cluster)
+    assert len(driver_pids) == 1  # the second job had nothing to ask, and so never joined the cluster
+    assert driver_pids.isdisjoint(int(record.worker.rpartition(":")[2]) for record in generations)
+    assert environments == [s3.environment, s3.environment]  # the reason why README.md keeps keys out of it

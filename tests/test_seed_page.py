@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -69,8 +69,8 @@ class MyBackend(ExecutionBackend):
     """The page's first class."""
 
     def map(self, func, items, max_workers=None, timeout=None, **kwargs):
-        for result in execute(func, items):
-            yield result  # noqa: UP028 - as the page has it
+        for result in execute(func, items):  # noqa: UP028 - as the page has it
+            yield result
 
     def shutdown(self):
         pass
@@ -269,7 +269,7 @@ def test_local_execution_backend_is_used_directly_and_in_evaluate(server, n_righ
     # Use directly
     results = list(backend.map(lambda x: x * 2, [1, 2, 3]))
 
-    # Or in evaluate()
+    # Or in an evaluation
     result = evaluate(
         benchmark="gsm8k",
         model="gpt-4",
@@ -306,7 +306,7 @@ def test_storage_backend_must_have_every_required_method():
         def save_generation_record(self, run_id, record):
             pass
 
-    with pytest.raises(TypeError, match="delete_run.*list_runs.*load_evaluation_records"):
+    with pytest.raises(TypeError, match=r"delete_run.*list_runs.*load_evaluation_records"):
         S3Storage()
 
 
@@ -326,7 +326,7 @@ def test_local_file_storage_backend_keeps_the_run(server, n_right, tmp_path):
     """The block on LocalFileStorageBackend runs as it stands, and another object reads the run back."""
     backend = LocalFileStorageBackend(storage_path=".cache")
 
-    # Use in evaluate()
+    # Use it
     result = evaluate(
         benchmark="gsm8k",
         model="gpt-4",
@@ -374,8 +374,7 @@ def test_ray_execution_written_from_the_page_gives_the_shipped_numbers(server, r
     assert result.metrics == expected.metrics == {"exact_match": 1.0}
     assert result.report.metrics == expected.report.metrics
     assert {r.id for r in result.generations} == {r.id for r in expected.generations}
-    workers = {record.worker for record in result.generations}
-    assert not any(worker.endswith(f":{threading.get_native_id()}") for worker in workers)
+    assert not any(record.worker.endswith(f":{os.getpid()}") for record in result.generations)
 
 
 def test_backends_are_context_managers():

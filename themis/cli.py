@@ -210,7 +210,7 @@ def _print_results(results: Sequence[Result]) -> None:
     console = _console()
     console.print(report_table([result.report for result in results]))
     for result in results:
-        console.print(escape(f"{result.summary()} (run {result.run_id})"), soft_wrap=True)
+        console.print(escape(result.summary()), soft_wrap=True)
 
 
 def _check_writable(path: Path) -> None:

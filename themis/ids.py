@@ -123,23 +123,30 @@ def callable_identity(func: Callable[..., Any]) -> str | None:
     Two functions of one text have one identity. What a function reaches through global names is not part of it. The
     hash is over byte code, so another minor version of Python gives another identity.
     """
-    function = getattr(func, "__wrapped__", func)
-    if not isinstance(function, FunctionType):
+    if not isinstance(func, FunctionType):
         return None
     try:
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
-        parts = [
-            _code_parts(function.__code__),
-            *map(_value_part, (function.__defaults__, function.__kwdefaults__)),
-        ]
+        cells = [cell.cell_contents for cell in func.__closure__ or ()]
+        parts = [_code_parts(func.__code__), *map(_value_part, (func.__defaults__, func.__kwdefaults__))]
         return content_hash([*parts, [_value_part(cell) for cell in cells]])
     except (ValueError, UsageError):  # an empty cell; a value that has no canonical form
         return None
 
 
 def _code_parts(code: CodeType) -> list[Any]:
-    constants = [_code_parts(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-    return [code.co_code.hex(), constants, list(code.co_names), list(code.co_varnames), code.co_flags]
+    constants = list(map(_constant_part, code.co_consts))
+    flags = code.co_flags & 0xFFFF  # above these stands what the file imports from __future__
+    return [code.co_code.hex(), constants, list(code.co_names), list(code.co_varnames), flags]
+
+
+def _constant_part(value: Any) -> Any:
+    if isinstance(value, CodeType):
+        return _code_parts(value)
+    if isinstance(value, tuple):
+        return ["tuple", *map(_constant_part, value)]
+    if isinstance(value, frozenset):  # in an order that hash seeds do not change
+        return ["frozenset", *sorted(map(repr, value))]
+    return repr(value)
 
 
 def _value_part(value: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from themis.registry import require
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from themis.records import EvaluationRecord, GenerationRecord, Report, Sample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The report of one call, and the way to its records.
 
@@ -31,6 +32,7 @@ class Result:
         n_asked: Requests that this call put to the model.
         n_stored: Requests whose answers were stored already.
         stopped_by: Why the run was interrupted, None when it was not.
+        first_errors: For each kind of error the first one, by sample: which sample, and what went wrong.
     """
 
     report: Report
@@ -38,6 +40,7 @@ class Result:
     n_asked: int
     n_stored: int
     stopped_by: str | None = None
+    first_errors: dict[str, str] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -65,10 +68,15 @@ class Result:
         return self.storage.load_evaluation_records(self.run_id)
 
     def to_arrow(self) -> pa.Table:
-        """One row for each score of the run, beside the answer it is for: sample, prompt, response, answer, score."""
+        """One row for each score of the run, beside the answer it is for: sample, prompt, response, answer, score.
+
+        A target is its text, as the answer beside it is; a list of targets is JSON.
+        """
         generations = self.storage.scan(self.run_id, "generations", _GENERATION_COLUMNS)
         evaluations = self.storage.scan(self.run_id, "evaluations", _EVALUATION_COLUMNS)
         generations = generations.rename_columns(["generation_id", *generations.column_names[1:]])
+        place = evaluations.column_names.index("target")
+        evaluations = evaluations.set_column(place, "target", _as_text(evaluations["target"]))
         joined = evaluations.join(generations, "generation_id", join_type="left outer")
         order = [(name, "ascending") for name in ("sample_id", "repeat", "metric")]
         return joined.sort_by(order)
@@ -85,22 +93,36 @@ class Result:
         return frame
 
     def summary(self) -> str:
-        """What happened, in a sentence or two: what was asked, what was stored already, why it stopped."""
+        """What happened: what was asked, what was stored already, what went wrong, in which run."""
         asked = f"{self.n_asked} asked now" if self.n_asked else "no model was called"
-        text = f"{self.report.status}: {asked}, {self.n_stored} answers were stored already"
-        return f"{text}; interrupted: {self.stopped_by}" if self.stopped_by else text
+        text = f"{self.report.status}: {asked}, {self.n_stored} answers were stored already (run {self.run_id})"
+        stopped = [f"interrupted: {self.stopped_by}"] if self.stopped_by else []
+        errors = [f"first {kind} error: {error}" for kind, error in self.first_errors.items()]
+        return "\n".join([text, *stopped, *errors])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         from rich.console import Console
 
         text = io.StringIO()
-        Console(file=text, width=120).print(report_table(self.report))
-        return f"{text.getvalue()}{self.summary()} (run {self.run_id})"
+        # By itself rich would show the table at once in a notebook, and colour what is only text.
+        Console(file=text, width=120, force_jupyter=False, force_terminal=False).print(report_table(self.report))
+        return f"{text.getvalue()}{self.summary()}"
 
     def _repr_html_(self) -> str:
         from html import escape
 
-        return f"{to_html(self.report)}<p>{escape(self.summary())} (run {escape(self.run_id)})</p>"
+        return f"{to_html(self.report)}<p>{escape(self.summary())}</p>".replace("\n", "<br>")
+
+
+def _as_text(targets: pa.ChunkedArray) -> pa.Array:
+    """Stored targets, which are JSON text, without the quotes of those that are text."""
+    import pyarrow as pa
+
+    decoded = ((text, None if text is None else json.loads(text)) for text in targets.to_pylist())
+    return pa.array([value if isinstance(value, str) else text for text, value in decoded], pa.string())
 
 
 _GENERATION_COLUMNS = ["id", "prompt", "response", "finish_reason", "input_tokens", "output_tokens", "latency"]

@@ -19,10 +19,12 @@ from themis.recorder import Recorder
 from themis.report import EVALUATION_COLUMNS, GENERATION_COLUMNS, aggregate
 from themis.result import Result
 from themis.stored import RETRIED, Stored, open_run
-from themis.work import AsyncWork, BlockingWork, Done, Item, Scoring, lost, score_stored, unscored
+from themis.work import AsyncWork, BlockingWork, Done, Item, Scoring, lost, score_stored, unscorable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import pyarrow as pa
 
     from themis.backends import ExecutionBackend, StorageBackend
     from themis.records import EvaluationRecord, GenerationRecord, Report, Sample
@@ -130,10 +132,10 @@ class Run:
             self._cover_all()
         finally:
             self.recorder.close()
-        report = self._report()
+        report, first_errors = self._report()
         if interrupt is not None:
             raise interrupt
-        return Result(report, self.storage, self.n_new, self.n_stored, self.stopped_by)
+        return Result(report, self.storage, self.n_new, self.n_stored, self.stopped_by, first_errors)
 
     def _ask(self) -> None:
         missing = self._missing()
@@ -258,16 +260,17 @@ class Run:
         )
         for outcome in self._map(score_stored, items, self.timeout):
             given_up = isinstance(outcome, BaseException)
-            self.recorder.put(unscored(outcome.item, outcome) if given_up else outcome)
+            self.recorder.put(unscorable(outcome.item, outcome) if given_up else outcome)
 
-    def _report(self) -> Report:
-        """The report over exactly what this call covers, made from what is stored."""
+    def _report(self) -> tuple[Report, dict[str, str]]:
+        """The report over exactly what this call covers, made from what is stored; the first error of each kind."""
         self.storage.flush()
         generations = self.storage.scan(self.run_id, "generations", ["id", *GENERATION_COLUMNS])
-        evaluations = self.storage.scan(self.run_id, "evaluations", ["id", *EVALUATION_COLUMNS])
+        scores = self.storage.scan(self.run_id, "evaluations", ["id", *EVALUATION_COLUMNS, *_ERROR_COLUMNS])
+        evaluations = self.selection.evaluations(scores)
         plan, origin = self.plan, self._provenance()
         report = aggregate(
-            self.selection.evaluations(evaluations),
+            evaluations,
             self.selection.generations(generations),
             asked=self.selection.pairs,
             metrics=[metric.name for metric in plan.metrics],
@@ -283,7 +286,7 @@ class Run:
         )
         self.storage.save_report(self.run_id, report)
         self.storage.save_launch(self.run_id, {**origin, "ended_at": time.time(), "status": report.status})
-        return report
+        return report, _first_errors(evaluations)
 
     def _provenance(self) -> dict[str, Any]:
         return {
@@ -294,6 +297,19 @@ class Run:
 
 
 _CHANGED = "Begin a new run (fresh=True, --fresh), or allow it (allow_changed_model=True, --allow-changed-model)"
+
+
+_ERROR_COLUMNS = ("error_type", "error_message")
+
+
+def _first_errors(evaluations: pa.Table) -> dict[str, str]:
+    """For each kind of error the first one in the order of sample ids, in words."""
+    names = ["error_kind", "sample_id", "repeat", *_ERROR_COLUMNS]
+    rows = zip(*(evaluations[name].to_pylist() for name in names), strict=True)
+    first: dict[str, str] = {}
+    for kind, sample, _, error, message in sorted((row for row in rows if row[0]), key=lambda row: row[:3]):
+        first.setdefault(kind, f"sample {sample}: {error}: {message}")
+    return first
 
 
 def _look_ahead(items: Iterator[Item]) -> list[Item]:

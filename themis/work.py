@@ -177,7 +177,7 @@ def score_stored(item: Scoring) -> list[EvaluationRecord]:
     return score(item.metrics, item.sample, item.generation)
 
 
-def unscored(item: Scoring, error: BaseException) -> list[EvaluationRecord]:
+def unscorable(item: Scoring, error: BaseException) -> list[EvaluationRecord]:
     """What comes of scoring that a backend gave up: errors of the scorers."""
     return [failed_evaluation(metric, item.sample, item.generation, error) for metric in item.metrics]
 

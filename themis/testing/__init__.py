@@ -1,10 +1,15 @@
 """What tests of backends and models need: contract suites to subclass, and a model server over loopback.
 
-from themis.testing import StorageBackendTests
+    class TestMyStorage(StorageBackendTests):
+        @pytest.fixture
+        def storage(self, tmp_path):
+            return MyStorage(tmp_path)
 
-class TestMyStorage(StorageBackendTests):
-    def storage(self):
-        return MyStorage()
+    class TestMyBackend(ExecutionBackendTests):
+        def backend(self):
+            return MyBackend()
+
+pytest runs every test of the contract on such a class.
 """
 
 from __future__ import annotations

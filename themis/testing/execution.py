@@ -362,6 +362,7 @@ class ExecutionBackendTests:
 
     def test_a_timeout_hits_the_slow_item_alone(self, it: ExecutionBackend) -> None:
         """Only the item that takes too long times out; its neighbours keep their results."""
+        self.takes(it, "timeout")
         self.takes(it, "return_exceptions")
         results = list(it.map(nap, [0.0, 3.0, 0.01], max_workers=2, timeout=0.7, return_exceptions=True))
         assert results[0::2] == [0.0, 0.01]
@@ -370,6 +371,7 @@ class ExecutionBackendTests:
 
     def test_a_timeout_frees_the_slot(self, it: ExecutionBackend) -> None:
         """With one worker, items after a hanging one still run."""
+        self.takes(it, "timeout")
         self.takes(it, "return_exceptions")
         began = time.monotonic()
         results = list(it.map(nap, [5.0, 0.0, 0.0], max_workers=1, timeout=0.5, return_exceptions=True))
@@ -378,11 +380,13 @@ class ExecutionBackendTests:
 
     def test_time_spent_waiting_for_a_slot_does_not_count(self, it: ExecutionBackend) -> None:
         """The clock of an item starts when it begins, not when it is handed over."""
+        self.takes(it, "timeout")
         self.takes(it, "return_exceptions")
         assert list(it.map(nap, [0.3] * 6, max_workers=2, timeout=0.8)) == [0.3] * 6
 
     def test_a_timeout_of_the_function_stays_its_own(self, it: ExecutionBackend) -> None:
         """A TimeoutError that the function raises is not taken for the backend's."""
+        self.takes(it, "timeout")
         self.takes(it, "return_exceptions")
         (error,) = it.map(raise_timeout, [1], timeout=5, return_exceptions=True)
         assert type(error) is TimeoutError
@@ -414,6 +418,7 @@ class ExecutionBackendTests:
 
     def test_a_coroutine_times_out(self, it: ExecutionBackend) -> None:
         """A coroutine that takes too long is cancelled and surfaces as TaskTimeoutError."""
+        self.takes(it, "timeout")
         self.needs(it, "supports_async")
         results = list(it.map(nap_async, [0.0, 30.0, 0.0], timeout=0.5, return_exceptions=True))
         assert results[0::2] == [0.0, 0.0]

@@ -42,8 +42,8 @@ class Fault:
 
     Attributes:
         kind: "status" answers with an error; "drop" closes the connection without an answer; "hang" never
-            answers; "malformed" answers 200 with what is not JSON; "truncated" closes in the middle of the
-        answer. status: The HTTP status of kind "status".
+            answers; "malformed" answers 200 with what is not JSON; "truncated" closes in the middle of the answer.
+        status: The HTTP status of kind "status".
         retry_after: Its Retry-After header: seconds or an HTTP date.
         body: Its body, by default an error in OpenAI's shape.
     """
