@@ -156,53 +156,17 @@ class MetricResult(dict[str, Any]):
     bound_low: float | None
     bound_high: float | None
 
-    def __init__(
-        self,
-        metric: str,
-        *,
-        group: str | None = None,
-        mean: float | None = None,
-        stderr: float | None = None,
-        stderr_method: str | None = None,
-        ci_low: float | None = None,
-        ci_high: float | None = None,
-        ci_level: float = 0.95,
-        n_attempted: int = 0,
-        n_scored: int = 0,
-        n_unanswered: int = 0,
-        errors: dict[str, int] | None = None,
-        bound_low: float | None = None,
-        bound_high: float | None = None,
-    ) -> None:
-        super().__init__(
-            metric=metric,
-            group=group,
-            mean=mean,
-            stderr=stderr,
-            stderr_method=stderr_method,
-            ci_low=ci_low,
-            ci_high=ci_high,
-            ci_level=ci_level,
-            n_attempted=n_attempted,
-            n_scored=n_scored,
-            n_unanswered=n_unanswered,
-            errors=errors or {},
-            bound_low=bound_low,
-            bound_high=bound_high,
-        )
+    def __init__(self, *fields: Any, **more: Any) -> None:
+        """Takes what dict() takes; a field that is not given is None, 0 or {}."""
+        super().__init__(dict.fromkeys(MetricResult.__annotations__))
+        self.update(ci_level=0.95, n_attempted=0, n_scored=0, n_unanswered=0, errors={})
+        self.update(*fields, **more)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return self[name]
         except KeyError:
             raise AttributeError(f"a MetricResult has no field {name!r}; it has {', '.join(self)}") from None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _metric_result, (dict(self),)
-
-
-def _metric_result(fields: dict[str, Any]) -> MetricResult:
-    return MetricResult(**fields)
 
 
 @dataclass(frozen=True)

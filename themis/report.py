@@ -182,7 +182,7 @@ def _result(
     bound_low, bound_high = stats.missing_bounds(scores, len(pairs)) or (None, None)
     lost = (pair for pair in pairs if pair not in rows or rows[pair].score is None)
     return MetricResult(
-        name,
+        metric=name,
         group=group,
         mean=stats.mean(scores),
         stderr=stderr,
