@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import random
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from themis.errors import UsageError
-from themis.records import MetricResult
+from themis.records import MetricResult, Report
 from themis.report import (
     EVALUATION_COLUMNS,
     GENERATION_COLUMNS,
@@ -218,7 +219,7 @@ def test_json():
     found = json.loads(json.dumps(to_json(report), allow_nan=False))
 
     assert list(vars(report)) == list(found)
-    assert list(MetricResult("m")) == list(found["metrics"]["exact_match"])
+    assert list(MetricResult()) == list(found["metrics"]["exact_match"])
     assert found["metrics"]["exact_match"]["mean"] == 80 / 90
 
 
@@ -241,3 +242,11 @@ def test_table_never_shows_one_bare_number():
     assert "a\\|b" in to_markdown(report)
     assert "&lt;m&gt;" in to_html(report)
     assert len(terminal.file.getvalue().splitlines()) == 3
+
+
+def test_a_report_is_json_in_every_shape():
+    """A report's __dict__ and its dataclasses.asdict() are JSON as they stand, and equal."""
+    report = Report("run", "benchmark", "model", metrics={"m": MetricResult(metric="m", mean=0.5)})
+
+    assert json.loads(json.dumps(report.__dict__)) == json.loads(json.dumps(dataclasses.asdict(report)))
+    assert dataclasses.asdict(report)["metrics"]["m"]["mean"] == 0.5

@@ -87,7 +87,9 @@ def full_evaluation() -> EvaluationRecord:
 
 def full_report() -> Report:
     """A report in which no field has its default."""
-    metric = MetricResult("exact_match", mean=0.5, stderr=0.1, n_attempted=3, n_scored=2, errors={"infrastructure": 1})
+    metric = MetricResult(
+        metric="exact_match", mean=0.5, stderr=0.1, n_attempted=3, n_scored=2, errors={"infrastructure": 1}
+    )
     return Report(
         run_id="run",
         benchmark="arithmetic",
