@@ -179,8 +179,8 @@ class _Lease:
 class _RayCrew(Crew):
     """The leases of one map. At most `limit` items are in progress over all of them.
 
-    A lease has slots for a share of the limit and several items for each. When it runs out of items, the slots that
-    fall idle become free for the next lease, so that no slot waits for a lease's last item.
+    A lease has slots for a share of the limit and several items for each. Slots that fall idle when leases run out of
+    items are free at once, and a share of them is the next lease: it does not wait for the last item of another.
     """
 
     def __init__(  # noqa: PLR0917 - made in one place
@@ -200,6 +200,7 @@ class _RayCrew(Crew):
         self._timeout = timeout
         self._limit = limit
         self._share = ceil(limit / processes)
+        self._least = max(1, limit // processes)
         self._preempt = preempt
         self._leases: list[_Lease] = []
         self._unsendable: list[Outcome] = []
@@ -209,8 +210,8 @@ class _RayCrew(Crew):
 
     def wants(self, waiting: int) -> int:
         free = self._free()
-        if free < min(waiting, max(1, self._share // 2)):
-            return 0  # a lease of a few slots would cost as much as one of many
+        if free < min(waiting, self._least):
+            return 0  # a lease of a few slots costs as much as one of many: fragments would add up
         even = ceil(waiting / max(1, round(free / self._share)))
         return min(LEASE_DEPTH * min(free, self._share), even)
 
