@@ -21,7 +21,7 @@ from themis.backends import (
     RayExecutionBackend,
     SequentialExecutionBackend,
 )
-from themis.errors import DataError, ModelError, StorageError, UnknownNameError, UsageError
+from themis.errors import AuthenticationError, DataError, ModelError, StorageError, UnknownNameError, UsageError
 from themis.models import Model
 from themis.report import to_json
 from themis.scoring import Metric, Score
@@ -526,10 +526,6 @@ def returns(value):
         ("text", "returned a str"),
         (Response(None), "without text"),
         (Response(7), "text is 7"),
-        (Response("x", input_tokens="many"), "input_tokens is 'many'"),
-        (Response("x", attempts=None), "attempts is None"),
-        (Response("x", metadata={"set": {1}}), "metadata is"),
-        (Response("x", token_logprobs=[math.nan]), "token_logprobs is"),
     ],
 )
 def test_a_model_that_returns_nonsense_costs_one_answer(value, says, backend):
@@ -585,3 +581,65 @@ def test_a_model_that_hangs_costs_one_answer(make, ray_session):
     (error,) = [record for record in result.generations if record.status == "error"]
     assert (error.sample_id, error.error_kind, error.error_type) == ("3", "infrastructure", "TaskTimeoutError")
     assert result.report.metrics["exact_match"].n_scored == 9
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("input_tokens", "many"),
+        ("input_tokens", 2**70),
+        ("attempts", None),
+        ("metadata", {"set": {1}}),
+        ("token_logprobs", [math.nan]),
+        ("finish_reason", 1),
+    ],
+)
+def test_an_odd_side_field_does_not_cost_the_answer(field, value):
+    """What no storage could keep is left out and noted; the answer is stored and scored."""
+    result = evaluate(ROWS, returns(Response("x", **{field: value})))
+
+    assert result.report.status == "complete"
+    noted = [record.metadata["not_stored"] for record in result.generations if "not_stored" in record.metadata]
+    assert noted
+    assert all(list(odd) == [field] for odd in noted)
+
+
+class RevokedLater(Model):
+    """Answers all questions at the same moment; at the fourth the key is revoked."""
+
+    name = "revoked"
+
+    def identity(self):
+        return {"name": self.name}
+
+    async def generate(self, request):
+        await asyncio.sleep(0.3)
+        if request.sample_id == "3":
+            raise AuthenticationError("revoked")
+        return Response("4")
+
+
+def test_answers_that_came_with_the_fatal_error_are_kept():
+    """What had arrived when a run was interrupted is stored, though nobody had taken it yet."""
+    questions = [{"question": f"q{number}", "answer": "4"} for number in range(200)]
+
+    result = evaluate(questions, RevokedLater(), max_workers=50)
+
+    assert result.report.status == "interrupted"
+    assert sum(record.status == "ok" for record in result.generations) >= 40
+    assert result.report.metrics["exact_match"].n_attempted == 200
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("execution_backend", "ray", "RayExecutionBackend"),
+        ("execution_backend", LocalExecutionBackend, "instance"),
+        ("storage_backend", "/tmp/runs", "storage= takes a URL"),
+        ("temperature", math.nan, "None for a missing number"),
+    ],
+)
+def test_an_argument_of_a_wrong_kind_is_named(option, value, says):
+    """A name or a class where an instance belongs, or NaN, is a UsageError that says what to give."""
+    with pytest.raises(UsageError, match=says):
+        evaluate(ROWS, "demo", **{option: value})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from themis.backends import (
     RayExecutionBackend,
     SequentialExecutionBackend,
 )
-from themis.errors import ExecutionError, UsageError
+from themis.backends.ray import check_address, check_reachable
+from themis.errors import ExecutionError, TaskTimeoutError, UsageError
 from themis.testing import ExecutionBackendTests
 
 
@@ -336,10 +338,32 @@ def test_ray_num_cpus_must_be_a_number():
 )
 def test_ray_client_and_dashboard_addresses_point_to_jobs(address, says):
     """An address that is no cluster's head says which one to give."""
-    from themis.backends.ray import check_address
-
     with pytest.raises(UsageError, match=says):
         check_address(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "says"),
+    [("127.0.0.1:1", ExecutionError, "no Ray cluster answers"), ("garbage", UsageError, "HOST:PORT")],
+)
+def test_ray_says_at_once_that_no_cluster_answers(address, error, says):
+    """An address that nobody answers at is an error within seconds, where Ray itself would try for minutes."""
+    with pytest.raises(error, match=says):
+        check_reachable(address)
+
+
+def test_a_coroutine_that_passes_over_its_cancellation_has_timed_out():
+    """A result that comes after the timeout is a TaskTimeoutError, not a success."""
+
+    async def stubborn(x):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return x
+
+    (error,) = LocalExecutionBackend().map(stubborn, [1], timeout=0.1, return_exceptions=True)
+
+    assert isinstance(error, TaskTimeoutError)
 
 
 def test_ray_refuses_a_second_session(ray_session):

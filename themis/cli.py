@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from themis import __version__
-from themis.errors import ReportNotFoundError, ThemisError, UsageError
+from themis.errors import ReportNotFoundError, StorageError, ThemisError, UsageError
 from themis.registry import unknown
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain("interrupted: what was answered is stored; run the same command again to go on", PARTIAL)
     except UsageError as error:
         return _complain(str(error), USAGE)
-    except ThemisError as error:
+    except (ThemisError, OSError) as error:
         return _complain(str(error), ERROR)
 
 
@@ -164,12 +164,20 @@ def _benchmarks(text: str, options: dict[str, Any]) -> list[Benchmark]:
     from themis.benchmarks import load_benchmark
 
     names = [text] if "," not in text or Path(text).exists() else [name for name in text.split(",") if name]
+    if not names:
+        raise UsageError(f"{text!r} names no benchmark; `themis list benchmarks` shows what there is")
     data, prompt = options.pop("data"), options.pop("prompt")
     if len(names) > 1:
         for option, value in (("--data", data), ("--prompt", prompt), ("--run-id", options["run_id"])):
             if value is not None:
                 raise UsageError(f"{option} {value} is for one benchmark, not for the {len(names)} of {text!r}")
-    return [load_benchmark(name, data=data, prompt=prompt) for name in names]
+    loaded = [load_benchmark(name, data=data, prompt=prompt) for name in names]
+    called = [benchmark.name for benchmark in loaded]
+    if len(set(called)) < len(called):
+        raise UsageError(
+            f"{text!r} are benchmarks of one name ({', '.join(called)}), which would share a run: rename one"
+        )
+    return loaded
 
 
 def _evaluate(benchmark: Benchmark, model: Model, backend: ExecutionBackend, options: dict[str, Any]) -> Result:
@@ -281,6 +289,8 @@ def _run_row(store: StorageBackend, run_id: str) -> tuple[str, ...]:
         report = store.load_report(run_id)
     except ReportNotFoundError:
         return run_id, "", "", "no report yet", ""
+    except StorageError as error:  # one damaged report must not hide the other runs
+        return run_id, "", "", str(error), ""
     scores = [f"{name} {'-' if mean is None else f'{mean:.4f}'}" for name, mean in _means(report)]
     return run_id, report.benchmark, report.model, report.status, ", ".join(scores)
 

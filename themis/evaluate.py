@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from themis.backends import LocalExecutionBackend
+from themis.backends import ExecutionBackend, LocalExecutionBackend, StorageBackend
 from themis.backends._slots import run_coroutine
 from themis.backends.storage import check_run_id
 from themis.benchmarks import load_benchmark
@@ -26,7 +26,6 @@ from themis.scoring import load_metric
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from themis.backends import ExecutionBackend, StorageBackend
     from themis.benchmarks.base import Benchmark, Row, Template
     from themis.models.base import Model
     from themis.models.function import ModelFunction
@@ -128,6 +127,9 @@ def evaluate(
         limit=limit,
         num_samples=num_samples,
     )
+    if execution_backend is not None:
+        instead = "themis.backends has LocalExecutionBackend, RayExecutionBackend and SequentialExecutionBackend"
+        _check_instance("execution_backend", execution_backend, ExecutionBackend, instead)
     name = _run_id(plan, run_id, fresh=fresh)
     store, owned = _storage(storage_backend, storage)
     run = Run(
@@ -165,10 +167,16 @@ def _storage(backend: StorageBackend | None, url: str | os.PathLike[str] | None)
     if backend is not None and url is not None:
         raise UsageError(f"storage_backend={backend!r} and storage={url!r} both say where records go: give one")
     if backend is not None:
+        _check_instance("storage_backend", backend, StorageBackend, "storage= takes a URL")
         return backend, False
     from themis.backends import FsspecStorageBackend
 
     return FsspecStorageBackend(os.fspath(url or os.environ.get("THEMIS_STORAGE") or DEFAULT_STORAGE)), True
+
+
+def _check_instance(name: str, value: object, kind: type, instead: str) -> None:
+    if not isinstance(value, kind):
+        raise UsageError(f"{name}={value!r} is no {kind.__name__}; give an instance of one ({instead})")
 
 
 def _load_metrics(wanted: Sequence[MetricLike] | MetricLike | None, own: tuple[Metric, ...]) -> tuple[Metric, ...]:
@@ -194,7 +202,7 @@ def _params(given: dict[str, Any] | None, **named: Any) -> dict[str, Any]:
     for name, value in named.items():
         if value is None:
             continue
-        if params.get(name, value) != value:
+        if name in params and params[name] != value:
             raise UsageError(f"{name}={value!r} and params[{name!r}]={params[name]!r} contradict each other: give one")
         params[name] = value
     canonical_json(params)  # anything else than JSON is found here, not in the middle of a run

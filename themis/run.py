@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from themis.backends._engine import Results
 from themis.backends._slots import run_coroutine
 from themis.backends.execution import DEFAULT_MAX_WORKERS, EngineBackend
 from themis.errors import RunMismatchError
@@ -150,6 +151,7 @@ class Run:
                 self.stopped_by = health.verdict(self._take(outcome))
                 if self.stopped_by:
                     logger.warning("run %s is interrupted: %s", self.run_id, self.stopped_by)
+                    self._take_finished(outcomes)
                     break
         for _ in missing:  # what an interruption left unasked stays in the denominator
             pass
@@ -202,6 +204,12 @@ class Run:
             n_total = len(self.selection.pairs) if self.selection.complete else None
             self.on_result(Update(done.generation, done.evaluations, self.n_new + self.n_stored, n_total))
         return done
+
+    def _take_finished(self, outcomes: Iterator[Any]) -> None:
+        """Keep the answers that arrived together with the one that ends the run: they are paid for."""
+        if isinstance(outcomes, Results):
+            for outcome in outcomes.finished():
+                self._take(outcome)
 
     def _light(self) -> tuple[Metric, ...]:
         return tuple(metric for metric in self.plan.metrics if not metric.dear)

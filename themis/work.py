@@ -102,10 +102,19 @@ def _answered(response: object) -> dict[str, Any]:
     text = fields.pop("text")
     if text is None and response.choice_logprobs is None:
         raise ModelError("the model returned a Response without text")
-    wrong = [name for name, value in {"text": text, **fields}.items() if not _fits(name, value)]
-    if wrong:
-        raise ModelError(f"the model returned a Response whose {wrong[0]} is {fields.get(wrong[0], text)!r:.100}")
-    return {"response": text, **fields}
+    if text is not None and not isinstance(text, str):
+        raise ModelError(f"the model returned a Response whose text is {text!r:.100}")
+    return {"response": text, **_storable(fields)}
+
+
+def _storable(fields: dict[str, Any]) -> dict[str, Any]:
+    """The side fields, those without the value that no storage keeps: an odd token count must not cost the answer."""
+    odd = {name: f"{value!r:.100}" for name, value in fields.items() if not _fits(name, value)}
+    if not odd:
+        return fields
+    metadata = fields["metadata"] if "metadata" not in odd else {}
+    kept = {name: None if name in odd else value for name, value in fields.items()}
+    return {**kept, "attempts": kept["attempts"] or 1, "metadata": {**metadata, "not_stored": odd}}
 
 
 _COUNTS = frozenset({"input_tokens", "output_tokens", "reasoning_tokens", "cached_input_tokens", "attempts"})
@@ -117,7 +126,7 @@ def _fits(name: str, value: Any) -> bool:
     if value is None:
         return name not in {"attempts", "metadata"}
     if name in _COUNTS:
-        return type(value) is int
+        return type(value) is int and -(2**63) <= value < 2**63
     if name in _LISTS or name == "metadata":
         return isinstance(value, list if name in _LISTS else dict) and (not value or _is_json(value))
     return isinstance(value, str)

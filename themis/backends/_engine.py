@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -106,19 +107,48 @@ class SlotsCrew(Crew):
         self._slots.close()
 
 
-def run_map(
+class Results(Iterator[Any]):
+    """The results of a map, as its contract says; the crew is made when the first one is asked for."""
+
+    def __init__(
+        self,
+        make_crew: Callable[[], Crew],
+        items: Iterable[Any],
+        *,
+        buffersize: int,
+        ordered: bool,
+        return_exceptions: bool,
+    ) -> None:
+        self._maps: list[_Map] = []
+        # The generator knows nothing of this object: when the last name for it goes, it is closed at once.
+        self._results = _run(make_crew, items, buffersize, ordered, return_exceptions, self._maps)
+
+    def __next__(self) -> Any:
+        return next(self._results)
+
+    def finished(self) -> list[Any]:
+        """What has ended by now and was not yet taken, exceptions included; nothing more is waited for."""
+        return [outcome for running in self._maps for outcome in running.finished()]
+
+    def close(self) -> None:
+        """Cancel what has not ended, in under a second. Idempotent."""
+        self._results.close()
+
+
+def _run(  # noqa: PLR0917 - called in one place
     make_crew: Callable[[], Crew],
     items: Iterable[Any],
-    *,
     buffersize: int,
     ordered: bool,
     return_exceptions: bool,
+    maps: list[_Map],
 ) -> Generator[Any, None, None]:
-    """The results of a map, as its contract says; the crew is made when the first one is asked for."""
     crew = make_crew()
     try:
-        yield from _Map(crew, items, buffersize, ordered).results(return_exceptions)
+        maps.append(_Map(crew, items, buffersize, ordered))
+        yield from maps[0].results(return_exceptions)
     finally:
+        maps.clear()
         crew.close()
 
 
@@ -157,6 +187,12 @@ class _Map:
         if self._source_error is not None:  # only now: what was pulled before it has been delivered
             raise self._source_error
 
+    def finished(self) -> list[Any]:
+        """Outcomes that are there, in the order in which they may be taken."""
+        if self._items:
+            self._note(self._crew.wait(0))
+        return [value if error is None else error for value, error in self._ready.take()]
+
     def _room(self) -> bool:
         return not self._exhausted and self._pulled - self._taken < self._buffersize
 
@@ -183,7 +219,9 @@ class _Map:
     def _collect(self) -> None:
         if not self._items:
             return
-        progress = self._crew.wait(0 if self._room() else None)
+        self._note(self._crew.wait(0 if self._room() else None))
+
+    def _note(self, progress: Progress) -> None:
         for index, value, error in progress.outcomes:
             self._finish(index, value, error)
         for loss in progress.losses:

@@ -206,6 +206,8 @@ class LoopSlots(Slots):
         try:
             async with limit:
                 outcome: Outcome = task.index, await self._func(task.item), None
+            if limit.expired():  # the coroutine passed over its cancellation
+                outcome = overdue(task, self._timeout or 0)
         except BaseException as error:  # noqa: BLE001 - SystemExit of an item must not end the loop
             if self._closed and isinstance(error, asyncio.CancelledError):
                 return

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from themis.backends._engine import Crew, InlineCrew, SlotsCrew, run_map
+from themis.backends._engine import Crew, InlineCrew, Results, SlotsCrew
 from themis.backends._slots import is_coroutine_function, make_slots
 from themis.registry import nearest
 
@@ -112,7 +112,7 @@ class EngineBackend(ExecutionBackend):
             raise ValueError(f"timeout={timeout!r}: give seconds above 0, or None for no limit")
         if buffersize is None:
             buffersize = self._default_buffersize(limit)
-        return run_map(
+        return Results(
             partial(self._crew, func, limit, timeout),
             items,
             buffersize=positive("buffersize", buffersize),

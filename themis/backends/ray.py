@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from dataclasses import dataclass
 from math import ceil
@@ -35,6 +36,9 @@ SLOTS_PER_LOOP = 16
 
 TASK_CPUS = 0.5
 """CPUs that a task asks for: a lease may begin beside one whose last items are still running."""
+
+CONNECT_SECONDS = 5.0
+"""How long a cluster's head may take to accept a connection."""
 
 _session_lock = threading.Lock()
 
@@ -117,6 +121,7 @@ class RayExecutionBackend(EngineBackend):
     def _init(self, ray: Any) -> None:
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
         check_address(address)
+        check_reachable(address)
         # Ray would otherwise upload the working directory and build an environment on every worker under `uv run`.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
@@ -125,10 +130,7 @@ class RayExecutionBackend(EngineBackend):
         try:
             ray.init(address=address, **options)
         except ConnectionError as error:
-            raise ExecutionError(
-                f"no Ray cluster answers at {address!r}: {error}. Start one with `ray start --head`, correct the "
-                "address or RAY_ADDRESS, or leave both out for a Ray on this machine"
-            ) from error
+            raise ExecutionError(f"no Ray cluster answers at {address!r}: {error}. {_NO_CLUSTER}") from error
         self._started = True
         logger.info("Ray session at %s", ray.get_runtime_context().gcs_address)
 
@@ -162,6 +164,29 @@ def check_address(address: str) -> None:
             f"{address!r} is a dashboard's address, which takes jobs: `ray job submit --address {address} -- themis "
             "eval ... --backend ray`. As a backend's address (or RAY_ADDRESS) give the head's HOST:6379"
         )
+
+
+_NO_CLUSTER = (
+    "Start one with `ray start --head`, correct the address or RAY_ADDRESS, or leave both out for a Ray on this machine"
+)
+
+
+def check_reachable(address: str) -> None:
+    """Connect to a head and hang up: Ray itself would try for minutes.
+
+    Raises:
+        UsageError: It is not HOST:PORT.
+        ExecutionError: Nothing listens there.
+    """
+    if address in {"local", "auto"}:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"{address!r} is no address of a Ray cluster; give the head's HOST:PORT, or 'auto'")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ExecutionError(f"no Ray cluster answers at {address!r}: {error}. {_NO_CLUSTER}") from error
 
 
 @dataclass(eq=False)
