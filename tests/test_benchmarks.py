@@ -14,10 +14,11 @@ import pytest
 
 import themis
 from themis.benchmarks import Benchmark, benchmark_names, load_benchmark
-from themis.benchmarks.base import fingerprint
 from themis.errors import DataError, UnknownNameError, UsageError
-from themis.records import Sample
+from themis.plan import Selection
+from themis.records import Request, Sample
 from themis.scoring import ExactMatch
+from themis.work import Item
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 2?", "answer": "4"}]
 
@@ -260,6 +261,14 @@ def test_template_identity():
     others = [one.replace(template="{answer}"), one.replace(system="x"), one.replace(template=lambda s: s.input)]
     assert len({json.dumps(b.template_identity()) for b in [one, *others]}) == 4
     assert one.replace(template=len).template_identity() is None
+
+
+def fingerprint(samples):
+    """That of a call which asks each sample once."""
+    selection = Selection()
+    for sample in samples:
+        selection.add(Item(Request(id=sample.id, prompt="", sample_id=sample.id), sample), [])
+    return selection.fingerprint()
 
 
 def test_fingerprint():

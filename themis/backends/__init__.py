@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from themis.backends.execution import ExecutionBackend, LocalExecutionBackend, SequentialExecutionBackend
 from themis.backends.storage import StorageBackend
+from themis.registry import load_object
 
 if TYPE_CHECKING:
     from themis.backends.fsspec import FsspecStorageBackend, LocalFileStorageBackend
@@ -34,9 +35,7 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    return load_object(f"{_LAZY[name]}:{name}")
 
 
 def __dir__() -> list[str]:

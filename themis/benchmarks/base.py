@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from themis.errors import DataError, UsageError
-from themis.ids import callable_identity, content_hash
+from themis.ids import callable_identity
 from themis.records import Kind, Message, Prompt, Sample
 
 if TYPE_CHECKING:
@@ -171,11 +171,6 @@ def field(row: Row, name: str, number: int) -> str:
         return str(value)
     what = "no" if value is None else f"no text but {value!r:.100} as"
     raise DataError(f"row {number} has {what} {name!r}; its fields are {', '.join(map(str, row))}")
-
-
-def fingerprint(samples: Iterable[Sample]) -> str:
-    """Hash over what samples are, in their order: the data that a run really asked."""
-    return content_hash([content_hash([s.id, s.input, s.target, s.metadata]) for s in samples])
 
 
 def check_template(template: object) -> None:

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from themis.registry import load_object
+
 if TYPE_CHECKING:
     from themis.testing.execution import ExecutionBackendTests
     from themis.testing.server import Fault, ModelServer, ReceivedRequest
@@ -35,6 +37,4 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    return load_object(f"{_LAZY[name]}:{name}")
