@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from themis.backends._chunk import executions
 from themis.backends.execution import ExecutionBackend, LocalExecutionBackend, SequentialExecutionBackend
 from themis.backends.storage import StorageBackend
 from themis.registry import load_object
@@ -23,6 +24,7 @@ __all__ = [
     "RayExecutionBackend",
     "SequentialExecutionBackend",
     "StorageBackend",
+    "executions",
 ]
 
 _LAZY = {

@@ -1,7 +1,8 @@
 """The one loop under every execution backend: laziness, windows, order, leases.
 
 A backend supplies a crew, which starts items and tells what became of them; the loop here decides what is pulled,
-started, yielded and run again. It runs on the consumer's thread: between two `next()` nothing is pulled.
+started, yielded and run again. It runs on the consumer's thread: between two results nothing is pulled. Items and
+results move in runs, so that a short item costs a list element and not a message, a lock or a dictionary entry.
 """
 
 from __future__ import annotations
@@ -10,58 +11,112 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
-from copy import copy
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from themis.backends._slots import Outcome, Slots, Task, call
+from themis.backends._chunk import Chunk, Failed, Run, call, overdue
+from themis.backends._table import Table
 from themis.errors import WorkerCrashedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
+    from themis.backends._slots import Slots
+
 PULL_SECONDS = 0.005
 """How long items are pulled before the crew hears of them: a slow source must not hold up what is there."""
 
+BITE_SECONDS = 0.0005
+"""Items are pulled together while so many take less than this."""
+
+MAX_BITE = 16_384
+
 MAX_DEATHS = 3
 """How often an item, running alone, may end its worker before it is given up."""
+
+CUT_AFTER_LOSS = 8
+"""What was lost with its worker is leased again in pieces of this fraction: one of them may end workers."""
+
+AHEAD_SECONDS = 0.5
+"""Work that a window without a bound of the caller's may hold ahead of the consumer."""
+
+GROWTH = 4
+"""Times what the consumer has taken, at most, that such a window holds."""
 
 
 class Loss(NamedTuple):
     """Items whose worker ended before their results came.
 
     Attributes:
-        tasks: In the order in which they would have begun.
-        begun: How many of them, from the front, may have begun: one of these may be what ended the worker.
+        leases: Their positions, in the order in which they would have begun; those that have ended may be among them.
+        begun: How many of the others, from the front, may have begun: one of these may be what ended the worker.
         reason: What the backend knows of it.
+        timeout: The worker was ended because an item hung in it, whose timeout was so many seconds; else None.
     """
 
-    tasks: Sequence[Task]
+    leases: Sequence[range]
     begun: int
     reason: str
+    timeout: float | None = None
 
 
-class Progress(NamedTuple):
+class News(NamedTuple):
     """What a crew has to tell: items that ended, and items whose worker did."""
 
-    outcomes: Sequence[Outcome] = ()
+    runs: Sequence[Run] = ()
     losses: Sequence[Loss] = ()
+
+
+class MapProgress(NamedTuple):
+    """How far a map is.
+
+    Attributes:
+        done: Items that have ended, with a result or an error.
+        failed: How many of them with an error.
+        waiting: Items that were pulled and are with no worker.
+        out: Items that are with a worker, in progress or next in line.
+        again: Items that were given to another worker because theirs died.
+        nodes: Machines that have worked on items so far.
+        seconds: Since the first result was asked for.
+    """
+
+    done: int = 0
+    failed: int = 0
+    waiting: int = 0
+    out: int = 0
+    again: int = 0
+    nodes: int = 1
+    seconds: float = 0.0
+
+    @property
+    def per_second(self) -> float:
+        """Items that have ended per second so far."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
 
 
 class Crew(ABC):
     """The verbs that a backend supplies for one map."""
 
+    @property
+    def nodes(self) -> int:
+        """Machines that have worked on items so far."""
+        return 1
+
+    def window(self, wanted: int) -> int:
+        """How many items may be pulled and not yet taken, where `wanted` are from the caller's point of view."""
+        return wanted
+
     @abstractmethod
-    def wants(self, waiting: int) -> int:
+    def wants(self, waiting: int, *, alone: bool = False) -> int:
         """How many of `waiting` items it takes now, in one lease; 0 for none."""
 
     @abstractmethod
-    def submit(self, tasks: list[Task]) -> None:
+    def submit(self, chunk: Chunk) -> None:
         """Start a lease: these items share a worker, and its fate."""
 
     @abstractmethod
-    def wait(self, timeout: float | None) -> Progress:
-        """What happened: at least one outcome or loss, unless `timeout` seconds pass first."""
+    def wait(self, timeout: float | None) -> News:
+        """What happened: returns when the crew may want more items too, and after `timeout` seconds."""
 
     @abstractmethod
     def close(self) -> None:
@@ -73,16 +128,20 @@ class InlineCrew(Crew):
 
     def __init__(self, func: Callable[[Any], Any]) -> None:
         self._func = func
-        self._todo: deque[Task] = deque()
+        self._todo: deque[Chunk] = deque()
 
-    def wants(self, waiting: int) -> int:
+    def wants(self, waiting: int, *, alone: bool = False) -> int:
         return 0 if self._todo else 1
 
-    def submit(self, tasks: list[Task]) -> None:
-        self._todo.extend(tasks)
+    def submit(self, chunk: Chunk) -> None:
+        self._todo.append(chunk)
 
-    def wait(self, timeout: float | None) -> Progress:
-        return Progress([call(self._func, self._todo.popleft())])
+    def wait(self, timeout: float | None) -> News:
+        if timeout == 0:
+            return News()
+        chunk = self._todo.popleft()
+        values = [call(self._func, item) for item in chunk.items]
+        return News([Run(chunk.start, values, any(type(value) is Failed for value in values))])
 
     def close(self) -> None:
         self._todo.clear()
@@ -94,14 +153,14 @@ class SlotsCrew(Crew):
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
 
-    def wants(self, waiting: int) -> int:
+    def wants(self, waiting: int, *, alone: bool = False) -> int:
         return waiting  # the slots hold what has not begun; the window bounds it
 
-    def submit(self, tasks: list[Task]) -> None:
-        self._slots.put(tasks)
+    def submit(self, chunk: Chunk) -> None:
+        self._slots.put(chunk)
 
-    def wait(self, timeout: float | None) -> Progress:
-        return Progress(self._slots.take(timeout))
+    def wait(self, timeout: float | None) -> News:
+        return News(self._slots.take(timeout))
 
     def close(self) -> None:
         self._slots.close()
@@ -115,175 +174,207 @@ class Results(Iterator[Any]):
         make_crew: Callable[[], Crew],
         items: Iterable[Any],
         *,
-        buffersize: int,
+        window: Window,
         ordered: bool,
         return_exceptions: bool,
     ) -> None:
         self._maps: list[_Map] = []
-        # The generator knows nothing of this object: when the last name for it goes, it is closed at once.
-        self._results = _run(make_crew, items, buffersize, ordered, return_exceptions, self._maps)
+        table = Table(ordered=ordered, keep_errors=return_exceptions)
+        # The generators know nothing of this object: when the last name for it goes, they are closed at once.
+        self._batches = _run(make_crew, items, window, table, self._maps)
+        self._results = _flat(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:  # noqa: PYI034 - see below
+        return self._results  # a Python frame less for each result than through __next__
 
     def __next__(self) -> Any:
         return next(self._results)
 
+    def batches(self) -> Iterator[list[Any]]:
+        """The same results in lists, as they are there together; take either these or the single ones."""
+        return self._batches
+
     def finished(self) -> list[Any]:
-        """What has ended by now and was not yet taken, exceptions included; nothing more is waited for."""
-        return [outcome for running in self._maps for outcome in running.finished()]
+        """What has ended by now and was not yet taken; nothing more is waited for."""
+        return [result for running in self._maps for result in running.finished()]
+
+    @property
+    def progress(self) -> MapProgress:
+        """How far the map is; what it was at the end, once it has ended."""
+        return self._maps[0].progress() if self._maps else MapProgress()
 
     def close(self) -> None:
         """Cancel what has not ended, in under a second. Idempotent."""
-        self._results.close()
+        self._results.close()  # type: ignore[attr-defined]
+        self._batches.close()
 
 
-def _run(  # noqa: PLR0917 - called in one place
-    make_crew: Callable[[], Crew],
-    items: Iterable[Any],
-    buffersize: int,
-    ordered: bool,
-    return_exceptions: bool,
-    maps: list[_Map],
-) -> Generator[Any, None, None]:
+def _flat(batches: Iterator[list[Any]]) -> Iterator[Any]:
+    for batch in batches:
+        yield from batch
+
+
+def _run(
+    make_crew: Callable[[], Crew], items: Iterable[Any], window: Window, table: Table, maps: list[_Map]
+) -> Generator[list[Any], None, None]:
     crew = make_crew()
     try:
-        maps.append(_Map(crew, items, buffersize, ordered))
-        yield from maps[0].results(return_exceptions)
+        maps.append(_Map(crew, items, window, table))
+        yield from maps[0].batches()
     finally:
-        maps.clear()
         crew.close()
+
+
+class Window:
+    """How many items may be pulled and not yet taken by the consumer.
+
+    Args:
+        size: At least so many.
+        fixed: Never more. Else up to GROWTH times what the consumer has taken, and no more than AHEAD_SECONDS of work:
+            who takes millions of small results gets a large window, who takes ten does not.
+    """
+
+    def __init__(self, size: int, *, fixed: bool) -> None:
+        self._size = size
+        self._fixed = fixed
+
+    def at(self, taken: int, seconds: float) -> int:
+        """Its size after so many were taken in so many seconds."""
+        if self._fixed or not taken:
+            return self._size
+        return max(self._size, min(GROWTH * taken, int(taken / max(seconds, 1e-3) * AHEAD_SECONDS)))
 
 
 class _Map:
     """One map on its way: what was pulled, what is out on a lease, what waits for its turn."""
 
-    def __init__(self, crew: Crew, items: Iterable[Any], buffersize: int, ordered: bool) -> None:
+    def __init__(self, crew: Crew, items: Iterable[Any], window: Window, table: Table) -> None:
         self._crew = crew
         self._source = iter(items)
         self._source_error: Exception | None = None
         self._exhausted = False
-        self._buffersize = buffersize
+        self._window = window
+        self._table = table
         self._pulled = 0
         self._taken = 0
-        self._todo: deque[Task] = deque()
-        self._suspects: deque[Task] = deque()
+        self._bite = 1
+        self._todo: deque[Chunk] = deque()
+        self._suspects: deque[Chunk] = deque()
         self._deaths: dict[int, int] = {}
-        self._items: dict[int, Any] = {}  # the lease table: pulled and without a result
-        self._ready: _Ready = _Ordered() if ordered else _Ready()
+        self._executions: dict[int, int] = {}
+        self._again = 0
+        self._began = time.monotonic()
 
-    def results(self, return_exceptions: bool) -> Generator[Any, None, None]:
+    def batches(self) -> Generator[list[Any], None, None]:
         while True:
             self._pull()
             self._submit()
             self._collect()
-            for value, error in self._ready.take():
-                self._taken += 1
-                if error is None:
-                    yield value
-                elif return_exceptions:
-                    yield error
-                else:
-                    raise error
+            batch = self._table.take()
+            self._taken += len(batch)
+            if self._table.n_failed and any(type(value) is Failed for value in batch):
+                first = next(number for number, value in enumerate(batch) if type(value) is Failed)
+                yield batch[:first]
+                raise batch[first].error
+            if batch:
+                yield batch
             if self._exhausted and self._taken == self._pulled:
                 break
         if self._source_error is not None:  # only now: what was pulled before it has been delivered
             raise self._source_error
 
     def finished(self) -> list[Any]:
-        """Outcomes that are there, in the order in which they may be taken."""
-        if self._items:
+        """Results that are there, in the order in which they may be taken."""
+        if self._table.n_done < self._pulled:
             self._note(self._crew.wait(0))
-        return [value if error is None else error for value, error in self._ready.take()]
+        return [value.error if type(value) is Failed else value for value in self._table.take()]
 
-    def _room(self) -> bool:
-        return not self._exhausted and self._pulled - self._taken < self._buffersize
+    def progress(self) -> MapProgress:
+        table = self._table
+        waiting = sum(len(chunk.items) for chunk in (*self._todo, *self._suspects))
+        out = self._pulled - table.n_done - waiting
+        seconds = time.monotonic() - self._began
+        return MapProgress(table.n_done, table.n_failed, waiting, out, self._again, self._crew.nodes, seconds)
+
+    def _room(self) -> int:
+        if self._exhausted:
+            return 0
+        window = self._window.at(self._taken, time.monotonic() - self._began)
+        return self._crew.window(window) - (self._pulled - self._taken)
 
     def _pull(self) -> None:
         until = time.monotonic() + PULL_SECONDS
-        while self._room() and time.monotonic() < until:
-            try:
-                item = next(self._source)
-            except StopIteration:
-                self._exhausted = True
-            except Exception as error:  # noqa: BLE001 - raised once the pulled ones are through
-                self._exhausted, self._source_error = True, error
-            else:
-                self._todo.append(Task(self._pulled, item))
-                self._items[self._pulled] = item
-                self._pulled += 1
+        while (room := self._room()) > 0 and time.monotonic() < until:
+            began = time.perf_counter()
+            self._bite_off(min(room, self._bite))
+            took = time.perf_counter() - began
+            self._bite = min(2 * self._bite, MAX_BITE) if took < BITE_SECONDS else max(1, self._bite // 2)
+
+    def _bite_off(self, count: int) -> None:
+        items: list[Any] = []
+        try:
+            items.extend(islice(self._source, count))  # keeps what came before an error of the source
+            self._exhausted = len(items) < count
+        except Exception as error:  # noqa: BLE001 - raised once the pulled ones are through
+            self._exhausted, self._source_error = True, error
+        if self._todo and self._todo[-1].stop == self._pulled and self._todo[-1].cap is None:
+            self._todo[-1].items.extend(items)
+        elif items:
+            self._todo.append(Chunk(self._pulled, items))
+        self._pulled += len(items)
 
     def _submit(self) -> None:
-        while self._suspects and self._crew.wants(1):
-            self._crew.submit([self._suspects.popleft()])
-        while self._todo and (count := self._crew.wants(len(self._todo))):
-            self._crew.submit([self._todo.popleft() for _ in range(min(count, len(self._todo)))])
+        while self._suspects and self._crew.wants(1, alone=True):
+            self._lease(self._suspects.popleft())
+        while self._todo and (count := self._crew.wants(sum(len(chunk.items) for chunk in self._todo))):
+            first = self._todo[0]
+            count = min(count, len(first.items), first.cap or count)
+            self._lease(self._todo.popleft() if count == len(first.items) else first.cut(count))
+
+    def _lease(self, chunk: Chunk) -> None:
+        self._table.hand_out(chunk)
+        self._crew.submit(chunk)
 
     def _collect(self) -> None:
-        if not self._items:
-            return
-        self._note(self._crew.wait(0 if self._room() else None))
+        if self._table.n_done < self._pulled:
+            self._note(self._crew.wait(0 if self._room() > 0 else None))
 
-    def _note(self, progress: Progress) -> None:
-        for index, value, error in progress.outcomes:
-            self._finish(index, value, error)
-        for loss in progress.losses:
+    def _note(self, news: News) -> None:
+        for run in news.runs:
+            self._table.finish(run)
+        for loss in news.losses:
             self._recover(loss)
 
-    def _finish(self, index: int, value: Any, error: BaseException | None) -> None:
-        if index not in self._items:
-            return  # an earlier execution of the same item was faster
-        item = self._items.pop(index)
-        self._ready.add(index, value, None if error is None else located(error, index, item))
-
     def _recover(self, loss: Loss) -> None:
-        unfinished = [task for task in loss.tasks if task.index in self._items]
-        alone = len(loss.tasks) == 1  # a suspect is leased by itself: its death can be nobody else's
-        for task in unfinished[: loss.begun]:
-            deaths = self._deaths[task.index] = self._deaths.get(task.index, 0) + alone
-            if deaths < MAX_DEATHS:
-                self._suspects.append(task)
-            else:
-                crashed = WorkerCrashedError(
-                    f"item {task.index} ended its worker {deaths} times while it ran alone: {loss.reason}"
-                )
-                self._finish(task.index, None, crashed)
-        self._todo.extendleft(reversed(unfinished[loss.begun :]))
+        lost = [chunk for lease in loss.leases for chunk in self._table.unfinished(lease)]
+        self._again += sum(len(chunk.items) for chunk in lost)
+        alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
+        left = loss.begun
+        later = []
+        for chunk in lost:
+            while chunk.items and left:
+                left -= 1
+                self._suspect(chunk.cut(1), loss, alone)
+            if chunk.items:
+                chunk.cap = max(1, len(chunk.items) // CUT_AFTER_LOSS)
+                chunk.execution = self._executions.get(chunk.start, 1)
+                later.append(chunk)
+        self._todo.extendleft(reversed(later))
 
+    def _suspect(self, chunk: Chunk, loss: Loss, alone: bool) -> None:
+        """One item that may have begun: it runs again by itself, unless it has had its chances."""
+        index = chunk.start
+        if alone and loss.timeout is not None:
+            self._fail(index, overdue(index, loss.timeout))
+            return
+        deaths = self._deaths[index] = self._deaths.get(index, 0) + (alone and loss.timeout is None)
+        if deaths >= MAX_DEATHS:
+            reason = f"item {index} ended its worker {deaths} times while it ran alone: {loss.reason}"
+            self._fail(index, WorkerCrashedError(reason))
+            return
+        chunk.execution = self._executions[index] = self._executions.get(index, 1) + 1
+        chunk.alone = True
+        self._suspects.append(chunk)
 
-class _Ready:
-    """Results that the consumer may take, as they came."""
-
-    def __init__(self) -> None:
-        self._results: deque[tuple[Any, BaseException | None]] = deque()
-
-    def add(self, index: int, value: Any, error: BaseException | None) -> None:
-        self._results.append((value, error))
-
-    def take(self) -> Iterable[tuple[Any, BaseException | None]]:
-        while self._results:
-            yield self._results.popleft()
-
-
-class _Ordered(_Ready):
-    """Results that the consumer may take, in input order; the others are parked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._parked: dict[int, tuple[Any, BaseException | None]] = {}
-        self._next = 0
-
-    def add(self, index: int, value: Any, error: BaseException | None) -> None:
-        self._parked[index] = value, error
-
-    def take(self) -> Iterable[tuple[Any, BaseException | None]]:
-        while self._next in self._parked:
-            self._next += 1
-            yield self._parked.pop(self._next - 1)
-
-
-def located(error: BaseException, index: int, item: Any) -> BaseException:
-    """The error with `.index` and `.item`; a copy where one object stands for several items."""
-    if getattr(error, "index", None) is not None and getattr(error, "item", None) is not item:
-        trace = error.__traceback__
-        error = copy(error).with_traceback(trace)
-    with suppress(AttributeError):  # a class with slots: it arrives without them
-        error.index, error.item = index, item  # type: ignore[attr-defined]
-    return error
+    def _fail(self, index: int, error: Exception) -> None:
+        self._table.finish(Run(index, [Failed(error)], failed=True))

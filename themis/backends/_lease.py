@@ -1,14 +1,21 @@
-"""What a Ray task runs: one lease of items, several at a time, results streamed back together."""
+"""What runs on a Ray worker: items, several at a time, and results streamed back together.
+
+A plain task has one lease and ends with it. A Host is an actor that takes one lease after the other: its slots never
+wait for the last item of the one before. Both stream the same messages: first who they are, then results, and an
+empty one now and then while a timeout needs a sign of life.
+"""
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
-from themis.backends._slots import Task, make_slots
-from themis.backends._wire import pack_outcomes
+from themis.backends._chunk import Pace, Run
+from themis.backends._slots import Slots, make_slots
+from themis.backends._wire import pack_runs, unpack_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,31 +26,131 @@ FLUSH_SECONDS = 0.004
 POLL_SECONDS = 0.05
 """Ray's cancel interrupts between two byte codes only, never a thread that waits."""
 
+SIGN_OF_LIFE_SECONDS = 0.5
+"""How often a worker with nothing to say says so, where items have a timeout."""
+
+MESSAGE_BYTES = 1_000_000
+"""Results of about this size travel together, larger ones one by one."""
+
+LEAVE_SECONDS = 0.3
+"""How long a worker that has to end waits for its last results to leave. What gets lost is run again."""
+
 _functions: OrderedDict[str, Callable[[Any], Any]] = OrderedDict()  # unpickled once per worker process
 _MAX_FUNCTIONS = 4
 
 
-def run_lease(key: str, function: bytes, tasks: bytes, size: int, timeout: float | None) -> Iterator[bytes]:
-    """Packed outcomes of the packed tasks, as they end, `size` in progress at once."""
-    slots = make_slots(_load(key, function), size, timeout)
+def run_lease(key: str, function: bytes, data: bytes, size: int, timeout: float | None) -> Iterator[bytes]:
+    """Messages about the items of one chunk, `size` in progress at once."""
+    yield introduction()
+    slots = make_slots(load(key, function), size, timeout)
     try:
-        batch = [Task(*task) for task in pickle.loads(tasks)]  # noqa: S301 - from our own driver
-        slots.put(batch)
-        left = len(batch)
+        left = put(slots, data)
+        outbox = Outbox(slots, timeout)
         while left:
-            outcomes = slots.take(POLL_SECONDS)
-            if not outcomes:
-                continue
-            if len(outcomes) < left:
-                time.sleep(FLUSH_SECONDS)
-                outcomes += slots.take(0)
-            left -= len(outcomes)
-            yield pack_outcomes(outcomes)
+            runs = outbox.collect()
+            left -= sum(len(run.values) for run in runs)
+            yield from outbox.messages(runs)
+        leave(slots)
     finally:
         slots.close()
 
 
-def _load(key: str, function: bytes) -> Callable[[Any], Any]:
+class Host:
+    """An actor whose slots take items as they come. It lives until it is killed."""
+
+    def __init__(self, key: str, function: bytes, timeout: float | None) -> None:
+        self._slots = make_slots(load(key, function), 1, timeout)
+        self._timeout = timeout
+
+    def put(self, data: bytes, size: int) -> None:
+        """Take in one chunk; from now on `size` items are in progress at once."""
+        self._slots.resize(size)
+        put(self._slots, data)
+
+    def results(self) -> Iterator[bytes]:
+        """Messages about the items of every chunk."""
+        yield introduction()
+        outbox = Outbox(self._slots, self._timeout)
+        while True:
+            yield from outbox.messages(outbox.collect())
+
+    def close(self) -> None:
+        """Cancel coroutines."""
+        self._slots.close()
+
+
+def put(slots: Slots, data: bytes) -> int:
+    """Give the items of a packed chunk to slots; the number of results that will come."""
+    chunks, unbuildable = unpack_chunk(data)
+    for run in unbuildable:
+        slots.report(run)
+    for chunk in chunks:
+        slots.put(chunk)
+    return len(unbuildable) + sum(len(chunk.items) for chunk in chunks)
+
+
+class Outbox:
+    """Makes messages of what ends in slots."""
+
+    def __init__(self, slots: Slots, timeout: float | None) -> None:
+        self._slots = slots
+        self._timed = timeout is not None
+        self._spoke = time.monotonic()
+        self._n_together = 16
+
+    def collect(self) -> list[Run]:
+        """What has ended by now, after a short wait; may be nothing."""
+        return self._slots.take(POLL_SECONDS, FLUSH_SECONDS)
+
+    def messages(self, runs: list[Run]) -> Iterator[bytes]:
+        """The results in messages of sane size; a sign of life where nothing was said for long."""
+        now = time.monotonic()
+        if runs:
+            pace = self._slots.pace()
+            total = sum(len(run.values) for run in runs)
+            left = deque(runs)
+            while left:
+                group = _cut(left, self._n_together)
+                n_values = sum(len(run.values) for run in group)
+                message = pack_runs(group, Pace(pace.seconds * n_values / total, pace.at_once))
+                self._n_together = max(1, min(64 * self._n_together, MESSAGE_BYTES * n_values // len(message)))
+                yield message
+        elif self._timed and now - self._spoke > SIGN_OF_LIFE_SECONDS and not self._slots.stuck():
+            yield b""
+        else:
+            return
+        self._spoke = now
+
+
+def _cut(runs: deque[Run], count: int) -> list[Run]:
+    """The first runs of so many values, taken out; a long one is cut."""
+    group: list[Run] = []
+    while runs and count:
+        run = runs.popleft()
+        if len(run.values) > count:
+            runs.appendleft(Run(run.start + count, run.values[count:], run.failed))
+            run = Run(run.start, run.values[:count], run.failed)
+        group.append(run)
+        count -= len(run.values)
+    return group
+
+
+def introduction() -> bytes:
+    """The first message: where the worker is."""
+    import ray
+
+    return pickle.dumps(ray.get_runtime_context().get_node_id())
+
+
+def leave(slots: Slots) -> None:
+    """End the process where items hang in it that were given up; its last results are given time to leave."""
+    if slots.abandoned():
+        time.sleep(LEAVE_SECONDS)
+        os._exit(0)
+
+
+def load(key: str, function: bytes) -> Callable[[Any], Any]:
+    """The function, unpickled once per process."""
     if key not in _functions:
         _functions[key] = pickle.loads(function)  # noqa: S301 - from our own driver
         while len(_functions) > _MAX_FUNCTIONS:

@@ -9,18 +9,17 @@ import sys
 import sysconfig
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 
+from themis.backends._chunk import Chunk, Failed, Pace, Run
 from themis.backends._errors import RemoteTraceback, portable, traceback_text
-from themis.errors import ExecutionError, UsageError
+from themis.errors import TaskError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import ModuleType
-
-    from themis.backends._slots import Outcome, Task
 
 
 def pack_function(func: Callable[[Any], Any]) -> tuple[str, bytes]:
@@ -83,68 +82,150 @@ def _by_value(modules: list[ModuleType]) -> Iterator[None]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def pack_tasks(tasks: Sequence[Task]) -> tuple[bytes, list[Outcome]]:
-    """The items as bytes, and a UsageError as the outcome of each item that cannot be pickled."""
-    try:
-        return _dumps([(task.index, task.item) for task in tasks]), []
-    except Exception:  # noqa: BLE001 - found out below, item by item
-        packed: list[tuple[int, Any]] = []
-        outcomes: list[Outcome] = []
-        for task in tasks:
-            try:
-                cloudpickle.dumps(task.item)
-            except Exception as error:  # noqa: BLE001
-                reason = UsageError(f"item {task.index} cannot be sent to a worker process: {error}")
-                outcomes.append((task.index, None, reason))
-            else:
-                packed.append((task.index, task.item))
-        return _dumps(packed), outcomes
+_SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
+"""Types whose values always pickle and can always be rebuilt: many of them travel as one blob."""
 
 
-def _dumps(value: Any) -> bytes:
+class _Blobs(NamedTuple):
+    """Values that were pickled one by one, so that one which cannot be rebuilt costs no other."""
+
+    blobs: tuple[bytes | None, ...]
+
+
+def _pack(values: Sequence[Any], dumps: Callable[[Any], bytes]) -> tuple[Any, dict[int, Exception]]:
+    """The values, ready to be pickled together, and by its place the error of each that cannot be pickled."""
+    if _SCALARS.issuperset(map(type, values)):
+        return values, {}
+    blobs: list[bytes | None] = []
+    errors: dict[int, Exception] = {}
+    for place, value in enumerate(values):
+        try:
+            blobs.append(dumps(value))
+        except Exception as error:  # noqa: BLE001 - whatever __reduce__ of a user's class may raise
+            blobs.append(None)
+            errors[place] = error
+    return _Blobs(tuple(blobs)), errors
+
+
+def _unpack(packed: Any) -> tuple[list[Any], dict[int, Exception]]:
+    """The values, and by its place the error of each that cannot be rebuilt here."""
+    if not isinstance(packed, _Blobs):
+        return packed, {}
+    values: list[Any] = []
+    errors: dict[int, Exception] = {}
+    for place, blob in enumerate(packed.blobs):
+        try:
+            values.append(None if blob is None else pickle.loads(blob))  # noqa: S301 - our own bytes
+        except Exception as error:  # noqa: BLE001 - whatever __setstate__ of a user's class may raise
+            values.append(None)
+            errors[place] = error
+    return values, errors
+
+
+def _by_value_or_reference(value: Any) -> bytes:
+    """From a worker: by reference where that works; classes that came by value go back by value."""
+    with suppress(Exception):
+        return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
     return bytes(cloudpickle.dumps(value))
 
 
-def pack_outcomes(outcomes: Sequence[Outcome]) -> bytes:
-    """The outcomes as bytes; a TaskError in place of a value that cannot be pickled."""
-    rows = [(i, value, error and (error, traceback_text(error))) for i, value, error in outcomes]
-    with suppress(Exception):  # classes that travelled by value need cloudpickle
-        return pickle.dumps(rows, protocol=pickle.HIGHEST_PROTOCOL)
-    try:
-        return _dumps(rows)
-    except Exception:  # noqa: BLE001 - one of several; the others must not suffer
-        if len(rows) > 1:
-            return pickle.dumps([pack_outcomes([outcome]) for outcome in outcomes])
-        index, value, _ = outcomes[0]
-        error = portable(_unpicklable(value))
-        return pickle.dumps([(index, None, (error, traceback_text(error)))])
+class ItemPacker:
+    """Makes bytes of chunks. Classes of the user's own modules go along by value, as for functions."""
+
+    def __init__(self) -> None:
+        self._modules = _own_modules()
+
+    def pack(self, chunk: Chunk) -> tuple[bytes, list[Run]]:
+        """The chunk as bytes, and a UsageError as the result of each item that cannot be pickled."""
+        with _by_value(self._modules):
+            packed, errors = _pack(chunk.items, cloudpickle.dumps)
+        data = pickle.dumps((chunk.start, chunk.execution, packed), protocol=pickle.HIGHEST_PROTOCOL)
+        return data, [_unsendable(chunk.start + place, error) for place, error in errors.items()]
 
 
-def _unpicklable(value: Any) -> BaseException:
-    try:
-        cloudpickle.dumps(value)
-    except Exception as error:  # noqa: BLE001
-        return TypeError(f"the result, a {type(value).__name__}, cannot be pickled: {error}")
-    raise AssertionError("called for a value that can be pickled")
+def _unsendable(index: int, error: Exception) -> Run:
+    reason = UsageError(f"item {index} cannot be sent to a worker process: {error}")
+    return Run(index, [Failed(reason)], failed=True)
 
 
-def unpack_outcomes(data: bytes) -> list[Outcome]:
-    """The outcomes as they were packed, each error with the worker's traceback as its cause.
+def unpack_chunk(data: bytes) -> tuple[list[Chunk], list[Run]]:
+    """The items that arrived, in runs, and a TaskError as the result of each that cannot be rebuilt here."""
+    start, execution, packed = pickle.loads(data)  # noqa: S301 - from our own driver
+    items, errors = _unpack(packed)
+    gone = set(errors)
+    if isinstance(packed, _Blobs):
+        gone.update(place for place, blob in enumerate(packed.blobs) if blob is None)
+    runs = [
+        Run(start + place, [Failed(_unbuildable(f"item {start + place}", error))], failed=True)
+        for place, error in errors.items()
+    ]
+    chunks = []
+    at = 0
+    for place in (*sorted(gone), len(items)):
+        if at < place:
+            chunks.append(Chunk(start + at, items[at:place], execution))
+        at = place + 1
+    return chunks, runs
 
-    Raises:
-        ExecutionError: A result was pickled and cannot be rebuilt here.
+
+def pack_runs(runs: Sequence[Run], pace: Pace) -> bytes:
+    """The results as bytes; a TaskError in place of a value that cannot be pickled."""
+    values = [value for run in runs for value in run.values]
+    failures = {}
+    if any(run.failed for run in runs):
+        for place, value in enumerate(values):
+            if type(value) is Failed:
+                failures[place] = _pack_error(value.error)
+                values[place] = None
+    packed, errors = _pack(values, _by_value_or_reference)
+    for place, error in errors.items():
+        failures[place] = _pack_error(portable(_unpicklable(values[place], error)))
+    shape = [(run.start, len(run.values)) for run in runs]
+    return pickle.dumps((shape, packed, failures, pace), protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def _unpicklable(value: Any, error: Exception) -> Exception:
+    return TypeError(f"the result, a {type(value).__name__}, cannot be pickled: {error}")
+
+
+def _pack_error(error: BaseException) -> tuple[str, str, bytes]:
+    return type(error).__name__, traceback_text(error), _by_value_or_reference(error)
+
+
+def unpack_runs(data: bytes) -> tuple[list[Run], Pace]:
+    """The results as they were packed, and how long they took; each error with the worker's traceback as its cause.
+
+    A result that cannot be rebuilt in this process is a TaskError in its place.
     """
+    shape, packed, failures, pace = pickle.loads(data)  # noqa: S301 - from our own workers
+    values, errors = _unpack(packed)
+    failed = {place: _unpack_error(*failure) for place, failure in failures.items()}
+    for place, error in errors.items():
+        failed[place] = _unbuildable("the result", error)
+    for place, reason in failed.items():
+        values[place] = Failed(reason)
+    runs: list[Run] = []
+    at = 0
+    for start, count in shape:
+        runs.append(Run(start, values[at : at + count], bool(failed)))
+        at += count
+    return runs, pace
+
+
+def _unpack_error(name: str, text: str, blob: bytes) -> BaseException:
+    error: BaseException
     try:
-        rows = pickle.loads(data)  # noqa: S301 - from our own workers
-    except Exception as error:
-        raise ExecutionError(f"a result cannot be rebuilt in this process: {error}. Return plain values") from error
-    outcomes: list[Outcome] = []
-    for row in rows:
-        if isinstance(row, bytes):
-            outcomes.extend(unpack_outcomes(row))
-            continue
-        index, value, failure = row
-        if failure is not None:
-            failure[0].__cause__ = RemoteTraceback(failure[1])
-        outcomes.append((index, value, failure and failure[0]))
-    return outcomes
+        error = pickle.loads(blob)  # noqa: S301 - from our own workers
+    except Exception:  # noqa: BLE001 - its class may need what is not here
+        error = TaskError(text.strip().rpartition("\n")[2], name, text)
+    error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+def _unbuildable(what: str, error: Exception) -> TaskError:
+    name = type(error).__name__
+    return TaskError(
+        f"{what} was pickled and cannot be rebuilt on the other side: {name}: {error}. Plain values travel best",
+        name,
+        traceback_text(error),
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from themis.backends._engine import Crew, InlineCrew, Results, SlotsCrew
+from themis.backends._engine import Crew, InlineCrew, Results, SlotsCrew, Window
 from themis.backends._slots import is_coroutine_function, make_slots
 from themis.registry import nearest
 
@@ -111,11 +112,13 @@ class EngineBackend(ExecutionBackend):
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout={timeout!r}: give seconds above 0, or None for no limit")
         if buffersize is None:
-            buffersize = self._default_buffersize(limit)
+            window = self._window(limit, fixed=max_workers is not None)
+        else:
+            window = Window(positive("buffersize", buffersize), fixed=True)
         return Results(
             partial(self._crew, func, limit, timeout),
             items,
-            buffersize=positive("buffersize", buffersize),
+            window=window,
             ordered=ordered,
             return_exceptions=return_exceptions,
         )
@@ -129,8 +132,8 @@ class EngineBackend(ExecutionBackend):
             return positive("max_workers", max_workers)
         return self._max_workers or DEFAULT_MAX_WORKERS
 
-    def _default_buffersize(self, limit: int) -> int:
-        return BUFFER_FACTOR * limit
+    def _window(self, limit: int, *, fixed: bool) -> Window:
+        return Window(BUFFER_FACTOR * limit, fixed=fixed)
 
 
 class LocalExecutionBackend(EngineBackend):
@@ -143,7 +146,7 @@ class LocalExecutionBackend(EngineBackend):
     concurrent = True
 
     def _crew(self, func: Callable[[Any], Any], limit: int, timeout: float | None) -> Crew:
-        return SlotsCrew(make_slots(func, limit, timeout))
+        return SlotsCrew(make_slots(func, limit, timeout, busy=os.cpu_count() or 1))
 
 
 class SequentialExecutionBackend(EngineBackend):
@@ -160,8 +163,8 @@ class SequentialExecutionBackend(EngineBackend):
         super()._limit(max_workers)
         return 1
 
-    def _default_buffersize(self, limit: int) -> int:
-        return limit
+    def _window(self, limit: int, *, fixed: bool) -> Window:
+        return Window(limit, fixed=True)
 
     def _crew(self, func: Callable[[Any], Any], limit: int, timeout: float | None) -> Crew:
         if timeout is None and not is_coroutine_function(func):

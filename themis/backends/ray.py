@@ -12,27 +12,20 @@ import logging
 import os
 import socket
 import threading
-from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from themis.backends._engine import Crew, Loss, Progress
-from themis.backends._lease import run_lease
-from themis.backends._slots import Outcome, Task, is_coroutine_function
-from themis.backends._wire import pack_function, pack_tasks, unpack_outcomes
+from themis.backends._ray_crew import RayCrew, Work
+from themis.backends._slots import is_coroutine_function
+from themis.backends._wire import pack_function
 from themis.backends.execution import EngineBackend, positive
 from themis.errors import ExecutionError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from themis.backends._engine import Crew
+
 logger = logging.getLogger(__name__)
-
-LEASE_DEPTH = 8
-"""Items of a lease per slot: deep enough that a slot rarely waits for the driver."""
-
-SLOTS_PER_LOOP = 16
-"""Coroutines in progress that make another process worth its start."""
 
 TASK_CPUS = 0.5
 """CPUs that a task asks for: a lease may begin beside one whose last items are still running."""
@@ -58,6 +51,7 @@ class RayExecutionBackend(EngineBackend):
 
     concurrent = True
     isolates_crashes = True
+    preempts = True
 
     def __init__(
         self,
@@ -85,19 +79,16 @@ class RayExecutionBackend(EngineBackend):
     def _crew(self, func: Callable[[Any], Any], limit: int, timeout: float | None) -> Crew:
         key, data = pack_function(func)  # first: a mistake in it should not wait for Ray to start
         ray = self._session()
-        waits = is_coroutine_function(func)
-        cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        options = {
-            "num_cpus": TASK_CPUS,
-            "scheduling_strategy": "SPREAD",
-            "name": f"themis:{getattr(func, '__qualname__', type(func).__qualname__)}",
-            **self._task_options,
-            "num_returns": "streaming",
-            "max_retries": 0,
-        }
-        task = ray.remote(run_lease).options(**options)
-        processes = min(cpus, ceil(limit / SLOTS_PER_LOOP) if waits else limit)
-        return _RayCrew(ray, task, (key, ray.put(data)), timeout, limit, processes, preempt=not waits)
+        work = Work(
+            name=f"themis:{getattr(func, '__qualname__', type(func).__qualname__)}",
+            key=key,
+            function=ray.put(data),
+            timeout=timeout,
+            limit=limit,
+            waits=is_coroutine_function(func),
+            options={"num_cpus": TASK_CPUS, **self._task_options},
+        )
+        return RayCrew(ray, work)
 
     def _session(self) -> Any:
         """The ray module, with a session."""
@@ -187,128 +178,3 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ExecutionError(f"no Ray cluster answers at {address!r}: {error}. {_NO_CLUSTER}") from error
-
-
-@dataclass(eq=False)
-class _Lease:
-    """Items that one Ray task has, in the order in which they begin."""
-
-    stream: Any
-    tasks: dict[int, Task]
-    size: int
-
-    def in_progress(self) -> int:
-        return min(self.size, len(self.tasks))
-
-
-class _RayCrew(Crew):
-    """The leases of one map. At most `limit` items are in progress over all of them.
-
-    A lease has slots for a share of the limit and several items for each. Slots that fall idle when leases run out of
-    items are free at once, and a share of them is the next lease: it does not wait for the last item of another.
-    """
-
-    def __init__(  # noqa: PLR0917 - made in one place
-        self,
-        ray: Any,
-        task: Any,
-        function: tuple[str, Any],
-        timeout: float | None,
-        limit: int,
-        processes: int,
-        *,
-        preempt: bool,
-    ) -> None:
-        self._ray = ray
-        self._task = task
-        self._function = function
-        self._timeout = timeout
-        self._limit = limit
-        self._share = ceil(limit / processes)
-        self._least = max(1, limit // processes)
-        self._preempt = preempt
-        self._leases: list[_Lease] = []
-        self._unsendable: list[Outcome] = []
-
-    def _free(self) -> int:
-        return self._limit - sum(lease.in_progress() for lease in self._leases)
-
-    def wants(self, waiting: int) -> int:
-        free = self._free()
-        if free < min(waiting, self._least):
-            return 0  # a lease of a few slots costs as much as one of many: fragments would add up
-        even = ceil(waiting / max(1, round(free / self._share)))
-        return min(LEASE_DEPTH * min(free, self._share), even)
-
-    def submit(self, tasks: list[Task]) -> None:
-        data, unsendable = pack_tasks(tasks)
-        self._unsendable += unsendable
-        lost = {outcome[0] for outcome in unsendable}
-        leased = {task.index: task for task in tasks if task.index not in lost}
-        if leased:
-            size = min(len(leased), self._share, max(1, self._free()))
-            stream = self._task.remote(*self._function, data, size, self._timeout)
-            self._leases.append(_Lease(stream, leased, size))
-
-    def wait(self, timeout: float | None) -> Progress:
-        if self._unsendable:
-            outcomes, self._unsendable = self._unsendable, []
-            return Progress(outcomes)
-        progress = Progress([], [])
-        for lease in self._ready(timeout):
-            self._read(lease, progress)
-        return progress
-
-    def _ready(self, timeout: float | None) -> list[_Lease]:
-        streams = [lease.stream for lease in self._leases]
-        if not self._ray.wait(streams, timeout=timeout, fetch_local=False)[0]:
-            return []
-        ready = self._ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)[0]
-        known = {id(stream) for stream in ready}
-        return [lease for lease in self._leases if id(lease.stream) in known]
-
-    def _read(self, lease: _Lease, progress: Progress) -> None:
-        """Take one streamed value of a lease, or its end."""
-        reason = "its worker ended before its last item"
-        try:
-            data = self._ray.get(next(lease.stream))
-        except StopIteration:
-            data = None
-        except _deaths(self._ray) as error:
-            data, reason = None, f"{type(error).__name__}: {error}"
-        except self._ray.exceptions.RayError as error:
-            raise ExecutionError(f"Ray could not run a task: {error}") from error
-        if data is not None:
-            outcomes = unpack_outcomes(data)
-            for index, _, _ in outcomes:
-                lease.tasks.pop(index, None)
-            progress.outcomes.extend(outcomes)  # type: ignore[attr-defined]
-            return
-        self._leases.remove(lease)
-        if lease.tasks:
-            logger.warning("%d items run again: %s", len(lease.tasks), reason.splitlines()[0])
-            loss = Loss(list(lease.tasks.values()), lease.in_progress(), reason)
-            progress.losses.append(loss)  # type: ignore[attr-defined]
-
-    def close(self) -> None:
-        if not self._ray.is_initialized():
-            return
-        for lease in self._leases:
-            # Only what still has items: by the time that a kill arrived, the process of any other lease could be
-            # at work for another map. A plain function holds its thread until it returns: its process must end.
-            if lease.tasks:
-                self._ray.cancel(lease.stream, force=self._preempt)
-        self._leases.clear()
-
-
-def _deaths(ray: Any) -> tuple[type[Exception], ...]:
-    """What Ray raises when a worker, its node, or a value that it streamed is gone."""
-    errors = ray.exceptions
-    return (
-        errors.WorkerCrashedError,
-        errors.NodeDiedError,
-        errors.LocalRayletDiedError,
-        errors.OutOfMemoryError,
-        errors.ObjectLostError,
-        errors.TaskCancelledError,
-    )

@@ -1,0 +1,111 @@
+"""What travels between the loop, its crews and their workers: runs of items out, runs of results back."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from themis.errors import TaskTimeoutError
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Consecutive items on their way to a worker.
+
+    Attributes:
+        start: Input position of the first.
+        items: In input order.
+        execution: 1 where none of them has begun before, 2 where they may have begun once, ...
+        alone: One item that may have ended its worker: it runs where nothing else does.
+        cap: The most items of one lease; None for as many as the crew wants.
+    """
+
+    start: int
+    items: list[Any]
+    execution: int = 1
+    alone: bool = False
+    cap: int | None = None
+
+    @property
+    def stop(self) -> int:
+        """Input position after the last."""
+        return self.start + len(self.items)
+
+    def cut(self, count: int) -> Chunk:
+        """The first `count` items as a chunk of their own; this one keeps the rest."""
+        head = Chunk(self.start, self.items[:count], self.execution, self.alone, self.cap)
+        del self.items[:count]
+        self.start += count
+        return head
+
+
+class Failed(NamedTuple):
+    """Stands in place of a result for the error that the item ended with."""
+
+    error: BaseException
+
+
+class Run(NamedTuple):
+    """Results of consecutive items.
+
+    Attributes:
+        start: Input position of the first.
+        values: In input order, a Failed where an item ended with an error.
+        failed: Whether there is any Failed among them.
+    """
+
+    start: int
+    values: list[Any]
+    failed: bool = False
+
+
+class Pace(NamedTuple):
+    """How long items take inside a worker.
+
+    Attributes:
+        seconds: That items took which ended lately, added up; each from its beginning to its end.
+        at_once: Items that are in progress at the same time: 1 for a function that computes.
+    """
+
+    seconds: float
+    at_once: int
+
+
+_execution: ContextVar[int] = ContextVar("themis_execution", default=1)
+
+
+def executions() -> int:
+    """How often the item that is being worked on has begun, this time included.
+
+    1, except where the worker of an earlier time died: that execution may have done any part of its work. Read it
+    inside the mapped function, on the thread or in the coroutine that was called.
+    """
+    return _execution.get()
+
+
+def set_executions(number: int) -> None:
+    """Let `executions()` say this number in the present context."""
+    _execution.set(number)
+
+
+def overdue(index: int, seconds: float) -> TaskTimeoutError:
+    """The error of an item that took longer than its timeout."""
+    from themis.errors import TaskTimeoutError
+
+    return TaskTimeoutError(f"item {index} took longer than its timeout of {seconds:g} s")
+
+
+def call(func: Callable[[Any], Any], item: Any) -> Any:
+    """The function's value, or its error as Failed; only KeyboardInterrupt passes through."""
+    from themis.backends._errors import portable
+
+    try:
+        return func(item)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - SystemExit of an item must not end a worker
+        return Failed(portable(error))

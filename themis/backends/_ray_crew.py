@@ -1,0 +1,467 @@
+"""The crew of a map on Ray: which worker has which items, who gets the next ones, who is gone.
+
+A map begins with plain tasks: worker processes that are already there take them at once, each with one lease. A map
+that lasts gets hosts, actors of which each takes one lease after the other; they need half a second to start, and
+then no slot ever waits for the last item of a lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from bisect import bisect_right, insort
+from dataclasses import dataclass, field
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from themis.backends._cluster import Shape, check_feasible, shape
+from themis.backends._engine import Crew, Loss, News
+from themis.backends._lease import Host, run_lease
+from themis.backends._wire import ItemPacker, unpack_runs
+from themis.errors import ExecutionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from themis.backends._chunk import Chunk, Pace, Run
+
+logger = logging.getLogger(__name__)
+
+HOSTS_AFTER = 1.0
+"""Seconds after which a map is taken to last."""
+
+FIRST_DEPTH, MAX_DEPTH = 2, 16
+"""Items of a plain task's lease per slot: while nothing is known of them, and at most."""
+
+LEASE_SECONDS = 0.4
+"""Work of a plain task's lease, where a slot takes several items in it: its end leaves slots idle."""
+
+SHORT_SECONDS = 0.005
+"""The same where items are so short that MAX_DEPTH of them are less than this."""
+
+AHEAD_SECONDS = 0.2
+"""Work that a host has waiting beside what is in progress."""
+
+GATHER_SECONDS = 0.004
+"""A host hears of more items when so much work has gathered: messages are what costs."""
+
+CLOSE_SECONDS = 0.4
+"""How long closing waits for cancelled coroutines to end."""
+
+TICK_SECONDS = 0.25
+"""How often a crew that waits looks at silent workers."""
+
+COUNT_SECONDS = 2.0
+"""How often it looks at the cluster."""
+
+SILENT_SECONDS = 2.5
+"""A worker that said nothing for longer than its items' timeout and this is taken to hang."""
+
+WINDOW_BYTES = 64_000_000
+"""Items and results that are on their way at the same time, about."""
+
+MAX_UNREAD = 16
+"""Messages of a worker that may wait for the driver; then it stops sending."""
+
+MAX_FALSE_STARTS = 3
+"""Hosts in a row that may end before they are up; from then on there are only plain tasks."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process that has items: a plain task with one lease, or a host with several.
+
+    Attributes:
+        stream: Its messages.
+        size: Its share of what may be in progress.
+        host: The actor; None for a plain task.
+        alone: It has one item, which may have ended its worker before.
+        up: It has spoken.
+        retired: It gets no more items, and ends with the last one.
+        heard: When it spoke last.
+        n_left: Items that it has and that have not ended.
+    """
+
+    stream: Any
+    size: int
+    host: Any = None
+    alone: bool = False
+    up: bool = False
+    retired: bool = False
+    heard: float = 0.0
+    n_left: int = 0
+    _was: int = 0
+    _leases: dict[int, list[int]] = field(default_factory=dict)  # start: [stop, items left], in order of leasing
+    _starts: list[int] = field(default_factory=list)  # sorted
+
+    def add(self, start: int, stop: int, count: int) -> None:
+        """Note a lease, `count` of whose items will have a result from here."""
+        self._leases[start] = [stop, count]
+        insort(self._starts, start)
+        self.n_left += count
+
+    def note(self, runs: list[Run]) -> int:
+        """Strike off what has ended; the number of items."""
+        total = 0
+        for run in runs:
+            lease = self._leases[start := self._starts[bisect_right(self._starts, run.start) - 1]]
+            lease[1] -= len(run.values)
+            total += len(run.values)
+            if not lease[1]:
+                del self._leases[start]
+                self._starts.remove(start)
+        self.n_left -= total
+        return total
+
+    def resize(self, size: int) -> None:
+        """Another share; a smaller one holds once so few items are left."""
+        self._was = max(self.size, self._was)
+        self.size = size
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether more may be in progress than its share now is."""
+        if self._was > self.size >= self.n_left:
+            self._was = 0
+        return self._was > self.size
+
+    def in_progress(self) -> int:
+        """At most so many of its items have begun and not ended."""
+        return min(self._was if self.shrinks else self.size, self.n_left)
+
+    def loss(self, reason: str, timeout: float | None = None) -> Loss:
+        """Its items, as lost."""
+        leases = [range(start, stop) for start, (stop, _) in self._leases.items()]
+        return Loss(leases, self.in_progress(), reason, timeout)
+
+
+class Tempo:
+    """How fast one worker is, from what workers say of the items that ended lately."""
+
+    def __init__(self) -> None:
+        self._count = 0.0
+        self._seconds = 0.0
+        self.at_once = 1
+        """Items that a worker has in progress."""
+
+    def note(self, count: int, pace: Pace) -> None:
+        """Take in some items; older ones count less and less."""
+        self._count = 0.8 * self._count + count
+        self._seconds = 0.8 * self._seconds + pace.seconds
+        self.at_once = pace.at_once
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    @property
+    def seconds(self) -> float:
+        """Of one item."""
+        return max(self._seconds, 1e-9) / max(self._count, 1.0)
+
+    def items_in(self, seconds: float) -> int:
+        """Items that one worker does in so many seconds."""
+        return int(seconds * self.at_once / self.seconds) if self else 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every worker of a map gets."""
+
+    name: str
+    key: str
+    function: Any
+    timeout: float | None
+    limit: int
+    waits: bool
+    options: Mapping[str, Any]
+
+
+class RayCrew(Crew):
+    """The workers of one map. At most `work.limit` items are in progress over all of them."""
+
+    def __init__(self, ray: Any, work: Work) -> None:
+        self._ray = ray
+        self._work = work
+        self._shape = self._count()
+        options = {"scheduling_strategy": "SPREAD", **work.options}
+        self._task = ray.remote(run_lease).options(**options, **_STREAMING, name=work.name, max_retries=0)
+        self._host = ray.remote(Host).options(**_for_actors(options), max_concurrency=2, max_restarts=0)
+        self._packer = ItemPacker()
+        self._workers: list[Worker] = []
+        self._target: Worker | None = None
+        self._unsendable: list[Run] = []
+        self._suspects_wait = False
+        self._changed = False
+        self._false_starts = 0
+        self._seen_nodes: set[str] = set()
+        self._tempo = Tempo()
+        self._n_done = 0
+        self._n_bytes = 0
+        self._first: float | None = None  # when the first worker spoke
+        self._counted = self._left_at = self._began = time.monotonic()
+        self._away = 0.0  # how long the consumer was lately
+
+    def _count(self) -> Shape:
+        return shape(self._ray.nodes(), self._work.options, self._work.limit, waits=self._work.waits)
+
+    @property
+    def nodes(self) -> int:
+        return len(self._seen_nodes)
+
+    # How much
+
+    def window(self, wanted: int) -> int:
+        limit = self._work.limit
+        if not self._n_done:
+            return min(wanted, FIRST_DEPTH * limit)
+        return min(wanted, max(limit, WINDOW_BYTES * self._n_done // max(1, self._n_bytes)))
+
+    def wants(self, waiting: int, *, alone: bool = False) -> int:
+        self._target = None
+        if alone:
+            return self._wants_suspect()
+        hosts = self._hosts()
+        up = [host for host in hosts if host.up]
+        if up:
+            neediest = max(up, key=lambda host: self._deficit(host) / host.size)
+            if (count := self._deficit(neediest)) >= self._worth_a_message():
+                self._target = neediest
+                return min(count, ceil(waiting / len(up)))
+        return 0 if len(up) == len(hosts) > 0 else self._task_wants(waiting)
+
+    def _wants_suspect(self) -> int:
+        """1 where a plain task of its own can run it. Hosts may hold every resource: then one of them has to go."""
+        self._suspects_wait = True
+        if self._task_fits():
+            return int(self._free() > 0)
+        hosts = [worker for worker in self._workers if worker.host is not None]
+        if hosts and not any(host.retired for host in hosts):
+            min(hosts, key=lambda host: host.n_left).retired = True
+        return 0
+
+    def _task_wants(self, waiting: int) -> int:
+        """Items for another plain task."""
+        free, processes = self._free(), self._shape.processes
+        # A lease of a few slots costs as much as one of many: fragments would add up.
+        if free < min(waiting, max(1, self._work.limit // processes)) or not self._task_fits():
+            return 0
+        share = ceil(self._work.limit / processes)
+        even = ceil(waiting / processes) if waiting > self._work.limit else ceil(waiting / max(1, round(free / share)))
+        return min(self._depth(min(free, share)), even)
+
+    def _depth(self, slots: int) -> int:
+        """Items of a plain task with so many slots."""
+        if not self._tempo:
+            return FIRST_DEPTH * slots
+        slots = min(slots, self._tempo.at_once)
+        per_slot = min(MAX_DEPTH, max(1.0, LEASE_SECONDS / self._tempo.seconds))
+        return max(int(slots * per_slot), self._tempo.items_in(SHORT_SECONDS))
+
+    def _free(self) -> int:
+        return self._work.limit - sum(worker.in_progress() for worker in self._workers)
+
+    def _task_fits(self) -> bool:
+        return len(self._workers) < self._shape.tasks
+
+    def _deficit(self, host: Worker) -> int:
+        """Items that a host should get now: what its slots take, and some to go on with while the driver is away."""
+        room = self._free() + host.in_progress()
+        if room < host.size or host.shrinks:
+            return min(room, host.size) - host.n_left
+        ahead = max(AHEAD_SECONDS, 2 * self._away)
+        return host.size + self._tempo.items_in(ahead) - host.n_left
+
+    def _worth_a_message(self) -> int:
+        return max(1, self._tempo.items_in(GATHER_SECONDS))
+
+    # Starting
+
+    def _hosts(self) -> list[Worker]:
+        """The hosts that take items, started when it is time."""
+        hosts = [worker for worker in self._workers if worker.host is not None and not worker.retired]
+        missing = min(self._shape.processes, self._shape.tasks) - len(hosts)
+        if missing > 0 and self._lasts():
+            hosts += [self._start_host() for _ in range(missing)]
+            even, more = divmod(self._work.limit, len(hosts))
+            for number, host in enumerate(hosts):
+                host.resize(even + (number < more))
+        return hosts
+
+    def _lasts(self) -> bool:
+        """Whether the map has run for so long, and so well, that hosts are worth their start."""
+        return (
+            self._first is not None
+            and time.monotonic() - self._first > HOSTS_AFTER
+            and self._false_starts < MAX_FALSE_STARTS
+            and not self._suspects_wait
+            and not any(worker.alone for worker in self._workers)
+        )
+
+    def _start_host(self) -> Worker:
+        work = self._work
+        actor = self._host.remote(work.key, work.function, work.timeout)
+        host = Worker(actor.results.options(**_STREAMING, name=work.name).remote(), 1, host=actor)
+        self._workers.append(host)
+        return host
+
+    def submit(self, chunk: Chunk) -> None:
+        data, unsendable = self._packer.pack(chunk)
+        self._n_bytes += len(data)
+        self._unsendable += unsendable
+        count = len(chunk.items) - len(unsendable)
+        if not count:
+            return
+        if self._target is None or chunk.alone:
+            self._start_task(data, count, chunk.alone).add(chunk.start, chunk.stop, count)
+            return
+        put = self._target.host.put.options(num_returns=0, name=self._work.name)
+        put.remote(data, self._target.size)
+        self._target.add(chunk.start, chunk.stop, count)
+
+    def _start_task(self, data: bytes, count: int, alone: bool) -> Worker:
+        work = self._work
+        size = min(count, ceil(work.limit / self._shape.processes), max(1, self._free()))
+        worker = Worker(self._task.remote(work.key, work.function, data, size, work.timeout), size, alone=alone)
+        self._workers.append(worker)
+        self._suspects_wait &= not alone
+        return worker
+
+    # Listening
+
+    def wait(self, timeout: float | None) -> News:
+        until = None if timeout is None else time.monotonic() + timeout
+        self._back()
+        while True:
+            news = News([], [])
+            if self._unsendable:
+                news.runs.extend(self._unsendable)  # type: ignore[attr-defined]
+                self._unsendable = []
+            now = time.monotonic()
+            tick = TICK_SECONDS if until is None else max(0.0, min(TICK_SECONDS, until - now))
+            for worker in self._speaking(0.0 if news.runs else tick):
+                self._read(worker, news)
+            self._look_after(news)
+            self._left_at = time.monotonic()
+            if news.runs or news.losses or self._changed or (until is not None and self._left_at >= until):
+                self._changed = False  # a worker that came or went may be wanted to take items
+                return news
+
+    def _back(self) -> None:
+        """While the consumer was away nobody listened: that silence is not the workers'."""
+        gap = time.monotonic() - self._left_at
+        self._away = max(gap, 0.9 * self._away)
+        for worker in self._workers:
+            worker.heard += gap
+
+    def _speaking(self, timeout: float) -> list[Worker]:
+        streams = [worker.stream for worker in self._workers]
+        if not streams:
+            time.sleep(timeout)
+            return []
+        if not self._ray.wait(streams, timeout=timeout, fetch_local=False)[0]:
+            return []
+        ready = self._ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)[0]
+        known = {id(stream) for stream in ready}
+        return [worker for worker in self._workers if id(worker.stream) in known]
+
+    def _read(self, worker: Worker, news: News) -> None:
+        """Take one message of a worker, or its end."""
+        try:
+            data = self._ray.get(next(worker.stream))
+        except StopIteration:
+            self._gone(worker, "its worker ended before its last item", news)
+        except _deaths(self._ray) as error:
+            self._gone(worker, f"{type(error).__name__}: {error}", news)
+        except self._ray.exceptions.RayError as error:
+            raise ExecutionError(f"Ray could not run a task: {error}") from error
+        else:
+            self._hear(worker, data, news)
+
+    def _hear(self, worker: Worker, data: bytes, news: News) -> None:
+        worker.heard = time.monotonic()
+        if not worker.up:
+            worker.up = self._changed = True
+            self._false_starts = 0
+            self._seen_nodes.add(pickle.loads(data))  # noqa: S301 - from our own worker
+            self._first = self._first or worker.heard
+        elif data:
+            runs, pace = unpack_runs(data)
+            count = worker.note(runs)
+            self._tempo.note(count, pace)
+            self._n_done += count
+            self._n_bytes += len(data)
+            news.runs.extend(runs)  # type: ignore[attr-defined]
+
+    def _gone(self, worker: Worker, reason: str, news: News, timeout: float | None = None) -> None:
+        self._workers.remove(worker)
+        self._changed = True
+        self._false_starts += worker.host is not None and not worker.up
+        if worker.n_left:
+            logger.warning("%d items run again: %s", worker.n_left, reason.splitlines()[0])
+            news.losses.append(worker.loss(reason, timeout))  # type: ignore[attr-defined]
+
+    def _look_after(self, news: News) -> None:
+        now = time.monotonic()
+        timeout = self._work.timeout
+        for worker in list(self._workers):
+            silent = worker.up and worker.n_left and now - worker.heard
+            if timeout is not None and silent > timeout + SILENT_SECONDS:
+                self._end(worker)
+                self._gone(worker, f"an item in it hung for more than {timeout:g} s", news, timeout)
+            elif worker.retired and not worker.n_left:
+                self._end(worker)
+                self._workers.remove(worker)
+        if now - self._counted > COUNT_SECONDS:
+            self._counted = now
+            self._shape = self._count()
+            if self._first is None:
+                check_feasible(self._ray.nodes(), self._work.options)
+
+    # Leaving
+
+    def _end(self, worker: Worker) -> None:
+        if worker.host is not None:
+            self._ray.kill(worker.host)
+        else:
+            self._ray.cancel(worker.stream, force=True)
+
+    def close(self) -> None:
+        if not self._ray.is_initialized():
+            return
+        hosts = [worker for worker in self._workers if worker.host is not None]
+        if self._work.waits:
+            closing = [host.host.close.remote() for host in hosts if host.up]
+            self._ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS) if closing else None
+        for worker in self._workers:
+            # Of plain tasks only what still has items: by the time that a kill arrived, the process of any other
+            # could be at work for another map. A plain function holds its thread until it returns: its process must
+            # end.
+            if worker.host is not None:
+                self._ray.kill(worker.host)
+            elif worker.n_left:
+                self._ray.cancel(worker.stream, force=not self._work.waits)
+        self._workers.clear()
+
+
+_STREAMING = {"num_returns": "streaming", "_generator_backpressure_num_objects": MAX_UNREAD}
+
+_NOT_FOR_ACTORS = frozenset({"max_calls", "max_retries", "retry_exceptions", "num_returns", "name"})
+
+
+def _for_actors(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in _NOT_FOR_ACTORS}
+
+
+def _deaths(ray: Any) -> tuple[type[Exception], ...]:
+    """What Ray raises when a worker, its node, or a value that it streamed is gone."""
+    errors = ray.exceptions
+    return (
+        errors.WorkerCrashedError,
+        errors.NodeDiedError,
+        errors.LocalRayletDiedError,
+        errors.OutOfMemoryError,
+        errors.ObjectLostError,
+        errors.TaskCancelledError,
+        errors.RayActorError,
+    )
