@@ -39,15 +39,17 @@ _functions: OrderedDict[str, Callable[[Any], Any]] = OrderedDict()  # unpickled 
 _MAX_FUNCTIONS = 4
 
 
-def run_lease(key: str, function: bytes, data: bytes, size: int, timeout: float | None) -> Iterator[bytes]:
-    """Messages about the items of one chunk, `size` in progress at once."""
+def run_lease(  # noqa: PLR0917 - called in one place, and Ray sends fewer bytes for places than for names
+    key: str, function: bytes, data: bytes, size: int, timeout: float | None, waits: bool
+) -> Iterator[bytes]:
+    """Messages about the items of one chunk, `size` in progress at once; `waits` where that is known."""
     yield introduction()
-    slots = make_slots(load(key, function), size, timeout)
+    slots = make_slots(load(key, function), size, timeout, waits=waits)
     try:
         left = put(slots, data)
         outbox = Outbox(slots, timeout)
         while left:
-            runs = outbox.collect()
+            runs = outbox.collect(left)
             left -= sum(len(run.values) for run in runs)
             yield from outbox.messages(runs)
         leave(slots)
@@ -98,9 +100,9 @@ class Outbox:
         self._spoke = time.monotonic()
         self._n_together = 16
 
-    def collect(self) -> list[Run]:
-        """What has ended by now, after a short wait; may be nothing."""
-        return self._slots.take(POLL_SECONDS, FLUSH_SECONDS)
+    def collect(self, enough: int | None = None) -> list[Run]:
+        """What has ended by now, after a short wait; may be nothing. `enough` results need no wait for more."""
+        return self._slots.take(POLL_SECONDS, FLUSH_SECONDS, enough)
 
     def messages(self, runs: list[Run]) -> Iterator[bytes]:
         """The results in messages of sane size; a sign of life where nothing was said for long."""

@@ -1,8 +1,8 @@
 """The crew of a map on Ray: which worker has which items, who gets the next ones, who is gone.
 
-A map begins with plain tasks: worker processes that are already there take them at once, each with one lease. A map
-that lasts gets hosts, actors of which each takes one lease after the other; they need half a second to start, and
-then no slot ever waits for the last item of a lease.
+A map begins with plain tasks: worker processes that are already there take them at once, each with one lease. But the
+slots of a lease fall idle while its last items run. A map that has lost half a second to that gets hosts, actors of
+which each takes one lease after the other: they need as long to start, and then no slot waits for another's item.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HOSTS_AFTER = 1.0
-"""Seconds after which a map is taken to last."""
+HOSTS_AFTER = 0.5
+"""Seconds that all slots together may lose between plain leases: what it costs to start hosts, which lose none."""
 
 FIRST_DEPTH, MAX_DEPTH = 2, 16
 """Items of a plain task's lease per slot: while nothing is known of them, and at most."""
 
-LEASE_SECONDS = 0.4
+LEASE_SECONDS = 0.8
 """Work of a plain task's lease, where a slot takes several items in it: its end leaves slots idle."""
 
-SHORT_SECONDS = 0.005
+SHORT_SECONDS = 0.02
 """The same where items are so short that MAX_DEPTH of them are less than this."""
 
 AHEAD_SECONDS = 0.2
@@ -199,7 +199,9 @@ class RayCrew(Crew):
         self._n_done = 0
         self._n_bytes = 0
         self._first: float | None = None  # when the first worker spoke
-        self._counted = self._left_at = self._began = time.monotonic()
+        self._counted = self._left_at = self._asked = time.monotonic()
+        self._waiting = 0  # items that no worker could take when the crew was asked last
+        self._lost = 0.0  # seconds, of all slots
         self._away = 0.0  # how long the consumer was lately
 
     def _count(self) -> Shape:
@@ -221,13 +223,15 @@ class RayCrew(Crew):
         self._target = None
         if alone:
             return self._wants_suspect()
+        self._count_loss(waiting)
         hosts = self._hosts()
         up = [host for host in hosts if host.up]
         if up:
             neediest = max(up, key=lambda host: self._deficit(host) / host.size)
             if (count := self._deficit(neediest)) >= self._worth_a_message():
                 self._target = neediest
-                return min(count, ceil(waiting / len(up)))
+                even = ceil((waiting + sum(host.n_left for host in up)) / len(up)) - neediest.n_left
+                return min(count, max(1, even))
         return 0 if len(up) == len(hosts) > 0 else self._task_wants(waiting)
 
     def _wants_suspect(self) -> int:
@@ -246,9 +250,10 @@ class RayCrew(Crew):
         # A lease of a few slots costs as much as one of many: fragments would add up.
         if free < min(waiting, max(1, self._work.limit // processes)) or not self._task_fits():
             return 0
-        share = ceil(self._work.limit / processes)
-        even = ceil(waiting / processes) if waiting > self._work.limit else ceil(waiting / max(1, round(free / share)))
-        return min(self._depth(min(free, share)), even)
+        slots = min(free, ceil(self._work.limit / processes))
+        # Its part of all that is pulled: the workers should come to the end together.
+        even = ceil((waiting + sum(worker.n_left for worker in self._workers)) / processes)
+        return min(self._depth(slots), max(slots, even), waiting)
 
     def _depth(self, slots: int) -> int:
         """Items of a plain task with so many slots."""
@@ -262,7 +267,9 @@ class RayCrew(Crew):
         return self._work.limit - sum(worker.in_progress() for worker in self._workers)
 
     def _task_fits(self) -> bool:
-        return len(self._workers) < self._shape.tasks
+        """Whether a plain task would find a process that is there: Ray would start one more for one more task."""
+        n_plain = sum(worker.host is None for worker in self._workers)
+        return n_plain < self._shape.processes and len(self._workers) < self._shape.tasks
 
     def _deficit(self, host: Worker) -> int:
         """Items that a host should get now: what its slots take, and some to go on with while the driver is away."""
@@ -281,18 +288,24 @@ class RayCrew(Crew):
         """The hosts that take items, started when it is time."""
         hosts = [worker for worker in self._workers if worker.host is not None and not worker.retired]
         missing = min(self._shape.processes, self._shape.tasks) - len(hosts)
-        if missing > 0 and self._lasts():
+        if missing > 0 and self._worth_hosts():
             hosts += [self._start_host() for _ in range(missing)]
             even, more = divmod(self._work.limit, len(hosts))
             for number, host in enumerate(hosts):
                 host.resize(even + (number < more))
         return hosts
 
-    def _lasts(self) -> bool:
-        """Whether the map has run for so long, and so well, that hosts are worth their start."""
+    def _count_loss(self, waiting: int) -> None:
+        """Add up the time for which slots were idle while items waited."""
+        now = time.monotonic()
+        if self._first is not None and self._waiting:
+            self._lost += (now - self._asked) * min(self._free(), self._waiting) / self._work.limit
+        self._asked, self._waiting = now, waiting
+
+    def _worth_hosts(self) -> bool:
+        """Whether so much time was lost that hosts are worth their start, and nothing speaks against them."""
         return (
-            self._first is not None
-            and time.monotonic() - self._first > HOSTS_AFTER
+            self._lost > HOSTS_AFTER
             and self._false_starts < MAX_FALSE_STARTS
             and not self._suspects_wait
             and not any(worker.alone for worker in self._workers)
@@ -322,7 +335,9 @@ class RayCrew(Crew):
     def _start_task(self, data: bytes, count: int, alone: bool) -> Worker:
         work = self._work
         size = min(count, ceil(work.limit / self._shape.processes), max(1, self._free()))
-        worker = Worker(self._task.remote(work.key, work.function, data, size, work.timeout), size, alone=alone)
+        waits = self._tempo.at_once > 1
+        stream = self._task.remote(work.key, work.function, data, size, work.timeout, waits)
+        worker = Worker(stream, size, alone=alone)
         self._workers.append(worker)
         self._suspects_wait &= not alone
         return worker

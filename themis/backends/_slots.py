@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -51,20 +52,26 @@ class Slots(ABC):
     def put(self, chunk: Chunk) -> None:
         """Take more items; returns at once."""
 
-    def take(self, timeout: float | None = None, linger: float = 0.0) -> list[Run]:
+    def take(self, timeout: float | None = None, linger: float = 0.0, enough: int | None = None) -> list[Run]:
         """Whatever has ended: at least one run, or [] when none came within `timeout` seconds.
 
-        After the first, what ends within `linger` seconds is waited for too.
+        After the first, what ends within `linger` seconds is waited for too, unless there are `enough` results.
         """
-        runs: list[Run] = []
         try:
-            runs.append(self._done.get(timeout != 0, timeout))
-            if linger:
-                time.sleep(linger)
+            runs = [self._done.get(timeout != 0, timeout)]
+        except Empty:
+            return []
+        for pause in (linger / 16, linger) if linger else (0.0,):
+            time.sleep(pause)
+            self._drain(runs)
+            if enough is not None and sum(len(run.values) for run in runs) >= enough:
+                break
+        return runs
+
+    def _drain(self, runs: list[Run]) -> None:
+        with suppress(Empty):
             while True:
                 runs.append(self._done.get_nowait())
-        except Empty:
-            return runs
 
     def resize(self, size: int) -> None:
         """Have another number of items in progress at once; fewer as soon as items have ended."""
@@ -95,7 +102,9 @@ class Slots(ABC):
         """Begin nothing more, cancel what can be cancelled, abandon the rest."""
 
 
-def make_slots(func: Callable[[Any], Any], size: int, timeout: float | None, busy: int = 1) -> Slots:
+def make_slots(
+    func: Callable[[Any], Any], size: int, timeout: float | None, *, busy: int = 1, waits: bool = False
+) -> Slots:
     """Slots on the process's event loop for a coroutine function, on daemon threads for any other.
 
     Args:
@@ -103,13 +112,14 @@ def make_slots(func: Callable[[Any], Any], size: int, timeout: float | None, bus
         size: Items in progress at once.
         timeout: Seconds for one item, None for no limit.
         busy: Threads for a function that computes; one that waits gets all `size`.
+        waits: It is known to wait; otherwise that is found out.
     """
     from themis.backends._coroutines import LoopSlots
     from themis.backends._threads import ThreadSlots
 
     if is_coroutine_function(func):
         return LoopSlots(func, size, timeout)
-    return ThreadSlots(func, size, timeout, busy)
+    return ThreadSlots(func, size, timeout, busy, waits)
 
 
 _loops: dict[int, asyncio.AbstractEventLoop] = {}  # by process id: a forked child must not use its parent's

@@ -96,11 +96,13 @@ class ThreadSlots(Slots):
     short, and all `size` once the process is seen to wait.
     """
 
-    def __init__(self, func: Callable[[Any], Any], size: int, timeout: float | None, busy: int = 1) -> None:
+    def __init__(  # noqa: PLR0917 - called in one place
+        self, func: Callable[[Any], Any], size: int, timeout: float | None, busy: int = 1, waits: bool = False
+    ) -> None:
         super().__init__(func, size, timeout)
         self._busy = busy
         self._most = 1
-        self._waits = False
+        self._waits = waits
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)
         self._todo = _Todo()
@@ -206,11 +208,11 @@ class ThreadSlots(Slots):
 
     # The thread that takes
 
-    def take(self, timeout: float | None = None, linger: float = 0.0) -> list[Run]:
+    def take(self, timeout: float | None = None, linger: float = 0.0, enough: int | None = None) -> list[Run]:
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             left = self._pause if until is None else min(self._pause, max(0.0, until - time.monotonic()))
-            runs = super().take(left, linger)
+            runs = super().take(left, linger, enough)
             if time.monotonic() >= self._next_look:
                 self._look()
             if runs or (until is not None and time.monotonic() >= until):

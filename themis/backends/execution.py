@@ -104,7 +104,7 @@ class EngineBackend(ExecutionBackend):
         return_exceptions: bool = False,
         buffersize: int | None = None,
         **kwargs: Any,
-    ) -> Iterator[Any]:
+    ) -> Results:
         refuse_unknown(type(self).__name__, kwargs)
         if not callable(func):
             raise TypeError(f"func={func!r} is a {type(func).__name__}; give a function of one item")

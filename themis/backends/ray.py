@@ -33,6 +33,13 @@ TASK_CPUS = 0.5
 CONNECT_SECONDS = 5.0
 """How long a cluster's head may take to accept a connection."""
 
+_ENVIRONMENT = {
+    # Ray would otherwise upload the working directory and build an environment on every worker under `uv run`.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Printed to stdout, whatever is said about logs. The backend has its own word on it, through `logging`.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",
+}
+
 _session_lock = threading.Lock()
 
 
@@ -88,10 +95,15 @@ class RayExecutionBackend(EngineBackend):
             waits=is_coroutine_function(func),
             options={"num_cpus": TASK_CPUS, **self._task_options},
         )
-        return RayCrew(ray, work)
+        try:
+            return RayCrew(ray, work)
+        except (ValueError, TypeError) as error:  # of `.options()`, which checks names and values
+            raise UsageError(f"task_options={self._task_options!r}: {error}") from error
 
     def _session(self) -> Any:
         """The ray module, with a session."""
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         import ray
 
         with _session_lock:
@@ -113,8 +125,6 @@ class RayExecutionBackend(EngineBackend):
         address = self._address or os.environ.get("RAY_ADDRESS") or "local"
         check_address(address)
         check_reachable(address)
-        # Ray would otherwise upload the working directory and build an environment on every worker under `uv run`.
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if address == "local":
             options |= {"include_dashboard": False, "num_cpus": self._num_cpus}
@@ -122,6 +132,13 @@ class RayExecutionBackend(EngineBackend):
             ray.init(address=address, **options)
         except ConnectionError as error:
             raise ExecutionError(f"no Ray cluster answers at {address!r}: {error}. {_NO_CLUSTER}") from error
+        except RuntimeError as error:
+            if "Version mismatch" not in str(error):
+                raise
+            raise ExecutionError(
+                f"the cluster at {address!r} runs another Ray or Python than this process: {error}. Install the "
+                "cluster's versions here, or submit a job, which runs there: `ray job submit -- themis eval ...`"
+            ) from error
         self._started = True
         logger.info("Ray session at %s", ray.get_runtime_context().gcs_address)
 

@@ -1,0 +1,41 @@
+"""How a map lies on a Ray cluster, told from the cluster's own description of its nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from themis.backends._cluster import Shape, check_feasible, shape
+from themis.errors import ExecutionError
+
+
+def node(alive=True, **resources):
+    return {"Alive": alive, "Resources": {**resources, "node:127.0.0.1": 1.0, "object_store_memory": 2e8}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "limit", "waits", "expected"),
+    [
+        ([node(CPU=2)], {"num_cpus": 0.5}, 64, False, Shape(2, 4)),
+        ([node(CPU=2)], {"num_cpus": 0.5}, 1, False, Shape(1, 4)),
+        ([node(CPU=64)], {"num_cpus": 0.5}, 64, True, Shape(4, 128)),
+        ([node(CPU=0), node(CPU=4), node(CPU=4)], {"num_cpus": 0.5}, 512, True, Shape(8, 16)),
+        ([node(CPU=8, GPU=1)], {"num_cpus": 1, "num_gpus": 1}, 64, True, Shape(1, 1)),
+        ([node(CPU=4), node(alive=False, CPU=64)], {"num_cpus": 1}, 64, False, Shape(4, 4)),
+        ([node(CPU=0)], {"num_cpus": 0.5}, 64, False, Shape(1, 1)),
+        ([node(CPU=16, big=2)], {"num_cpus": 0, "resources": {"big": 1}}, 64, False, Shape(2, 2)),
+    ],
+)
+def test_shape(nodes, options, limit, waits, expected):
+    """Workers: one per CPU for plain functions, one per 16 items in progress for coroutines, never more than fit."""
+    assert shape(nodes, options, limit, waits=waits) == expected
+
+
+def test_what_no_node_has_is_an_error_with_both_sides():
+    """The error says what was asked for and what the nodes have."""
+    with pytest.raises(ExecutionError, match=r"CPU=0\.5, magic=1: the nodes have CPU=2.*task_options"):
+        check_feasible([node(CPU=2)], {"num_cpus": 0.5, "resources": {"magic": 1}})
+
+
+def test_what_some_node_has_is_feasible():
+    """One node with enough is enough, however busy it is."""
+    check_feasible([node(CPU=1), node(CPU=8, GPU=2)], {"num_cpus": 4, "num_gpus": 1})
