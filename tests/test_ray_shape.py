@@ -9,6 +9,7 @@ from themis.errors import ExecutionError
 
 
 def node(alive=True, **resources):
+    """A node as Ray describes it."""
     return {"Alive": alive, "Resources": {**resources, "node:127.0.0.1": 1.0, "object_store_memory": 2e8}}
 
 

@@ -154,7 +154,7 @@ def test_a_coroutine_that_holds_up_the_loop_has_timed_out():
     """A coroutine that blocks past its timeout and then returns is a TaskTimeoutError, not a success."""
 
     async def blocks(_):
-        time.sleep(0.4)  # noqa: ASYNC251 - what is tested
+        time.sleep(0.4)
         return "late"
 
     values, _ = results(make_slots(blocks, 1, 0.2), Chunk(0, [None]))

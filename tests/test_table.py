@@ -11,6 +11,7 @@ from themis.backends._table import Table
 
 
 def leases(sizes):
+    """Leases of these sizes, one after the other."""
     start = 0
     for size in sizes:
         yield Chunk(start, [f"item {start + n}" for n in range(size)])

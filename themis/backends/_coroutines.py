@@ -144,7 +144,7 @@ class LoopSlots(Slots):
     def stuck(self) -> bool:
         if self._timeout is None:
             return False
-        long_ago = time.monotonic() - self._timeout - 2 * CANCEL_SECONDS
+        long_ago = time.monotonic() - self._timeout - CANCEL_SECONDS - 0.5
         return any(slot.since is not None and slot.since < long_ago for slot in list(self._open))
 
     def close(self) -> None:

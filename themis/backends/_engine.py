@@ -350,7 +350,12 @@ class _Map:
         self._again += sum(len(chunk.items) for chunk in lost)
         alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
         left = loss.begun
-        later = []
+        later: list[Chunk] = []
+        if alone and not left and self._executions.get(loss.leases[0].start):
+            for chunk in lost:  # still a suspect: what ended its worker came before it began
+                chunk.alone, chunk.execution = True, self._executions[chunk.start]
+            self._suspects.extend(lost)
+            return
         for chunk in lost:
             while chunk.items and left:
                 left -= 1

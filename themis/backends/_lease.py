@@ -29,6 +29,9 @@ POLL_SECONDS = 0.05
 SIGN_OF_LIFE_SECONDS = 0.5
 """How often a worker with nothing to say says so, where items have a timeout."""
 
+STUCK = b"stuck"
+"""The message of a worker in which an item is overdue and cannot be given up."""
+
 MESSAGE_BYTES = 1_000_000
 """Results of about this size travel together, larger ones one by one."""
 
@@ -117,8 +120,8 @@ class Outbox:
                 message = pack_runs(group, Pace(pace.seconds * n_values / total, pace.at_once))
                 self._n_together = max(1, min(64 * self._n_together, MESSAGE_BYTES * n_values // len(message)))
                 yield message
-        elif self._timed and now - self._spoke > SIGN_OF_LIFE_SECONDS and not self._slots.stuck():
-            yield b""
+        elif self._timed and now - self._spoke > SIGN_OF_LIFE_SECONDS:
+            yield STUCK if self._slots.stuck() else b""
         else:
             return
         self._spoke = now

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from themis.backends._cluster import Shape, check_feasible, shape
 from themis.backends._engine import Crew, Loss, News
-from themis.backends._lease import Host, run_lease
+from themis.backends._lease import STUCK, Host, run_lease
 from themis.backends._wire import ItemPacker, unpack_runs
 from themis.errors import ExecutionError
 
@@ -55,7 +55,7 @@ TICK_SECONDS = 0.25
 COUNT_SECONDS = 2.0
 """How often it looks at the cluster."""
 
-SILENT_SECONDS = 2.5
+SILENT_SECONDS = 2.0
 """A worker that said nothing for longer than its items' timeout and this is taken to hang."""
 
 WINDOW_BYTES = 64_000_000
@@ -64,8 +64,8 @@ WINDOW_BYTES = 64_000_000
 MAX_UNREAD = 16
 """Messages of a worker that may wait for the driver; then it stops sending."""
 
-MAX_FALSE_STARTS = 3
-"""Hosts in a row that may end before they are up; from then on there are only plain tasks."""
+MAX_FALSE_STARTS = 10
+"""Workers in a row, and two for each process more, that may end before they have spoken."""
 
 
 @dataclass(eq=False)
@@ -133,7 +133,7 @@ class Worker:
     def loss(self, reason: str, timeout: float | None = None) -> Loss:
         """Its items, as lost."""
         leases = [range(start, stop) for start, (stop, _) in self._leases.items()]
-        return Loss(leases, self.in_progress(), reason, timeout)
+        return Loss(leases, 0 if self.alone and not self.up else self.in_progress(), reason, timeout)
 
 
 class Tempo:
@@ -185,7 +185,10 @@ class RayCrew(Crew):
         self._work = work
         self._shape = self._count()
         options = {"scheduling_strategy": "SPREAD", **work.options}
-        self._task = ray.remote(run_lease).options(**options, **_STREAMING, name=work.name, max_retries=0)
+        task = {**options, **_STREAMING, "name": work.name, "max_retries": 0}
+        self._task = ray.remote(run_lease).options(**task)
+        # Alone, an item begins when its worker's introduction has been read: a death before that is not its doing.
+        self._lone_task = ray.remote(run_lease).options(**task | {"_generator_backpressure_num_objects": 1})
         self._host = ray.remote(Host).options(**_for_actors(options), max_concurrency=2, max_restarts=0)
         self._packer = ItemPacker()
         self._workers: list[Worker] = []
@@ -306,7 +309,6 @@ class RayCrew(Crew):
         """Whether so much time was lost that hosts are worth their start, and nothing speaks against them."""
         return (
             self._lost > HOSTS_AFTER
-            and self._false_starts < MAX_FALSE_STARTS
             and not self._suspects_wait
             and not any(worker.alone for worker in self._workers)
         )
@@ -336,7 +338,8 @@ class RayCrew(Crew):
         work = self._work
         size = min(count, ceil(work.limit / self._shape.processes), max(1, self._free()))
         waits = self._tempo.at_once > 1
-        stream = self._task.remote(work.key, work.function, data, size, work.timeout, waits)
+        task = self._lone_task if alone else self._task
+        stream = task.remote(work.key, work.function, data, size, work.timeout, waits)
         worker = Worker(stream, size, alone=alone)
         self._workers.append(worker)
         self._suspects_wait &= not alone
@@ -400,6 +403,8 @@ class RayCrew(Crew):
             self._false_starts = 0
             self._seen_nodes.add(pickle.loads(data))  # noqa: S301 - from our own worker
             self._first = self._first or worker.heard
+        elif data == STUCK:
+            self._hangs(worker, news)
         elif data:
             runs, pace = unpack_runs(data)
             count = worker.note(runs)
@@ -408,13 +413,25 @@ class RayCrew(Crew):
             self._n_bytes += len(data)
             news.runs.extend(runs)  # type: ignore[attr-defined]
 
+    def _hangs(self, worker: Worker, news: News) -> None:
+        self._end(worker)
+        self._gone(worker, "an item in it hung and held up its process", news, self._work.timeout)
+
     def _gone(self, worker: Worker, reason: str, news: News, timeout: float | None = None) -> None:
         self._workers.remove(worker)
         self._changed = True
-        self._false_starts += worker.host is not None and not worker.up
+        if not worker.up:
+            self._note_false_start(reason)
         if worker.n_left:
             logger.warning("%d items run again: %s", worker.n_left, reason.splitlines()[0])
             news.losses.append(worker.loss(reason, timeout))  # type: ignore[attr-defined]
+
+    def _note_false_start(self, reason: str) -> None:
+        self._false_starts += 1
+        if self._false_starts >= MAX_FALSE_STARTS + 2 * self._shape.processes:
+            raise ExecutionError(
+                f"{self._false_starts} workers in a row ended before they began to work, the last one so: {reason}"
+            )
 
     def _look_after(self, news: News) -> None:
         now = time.monotonic()
@@ -422,8 +439,7 @@ class RayCrew(Crew):
         for worker in list(self._workers):
             silent = worker.up and worker.n_left and now - worker.heard
             if timeout is not None and silent > timeout + SILENT_SECONDS:
-                self._end(worker)
-                self._gone(worker, f"an item in it hung for more than {timeout:g} s", news, timeout)
+                self._hangs(worker, news)
             elif worker.retired and not worker.n_left:
                 self._end(worker)
                 self._workers.remove(worker)

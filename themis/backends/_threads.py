@@ -96,7 +96,7 @@ class ThreadSlots(Slots):
     short, and all `size` once the process is seen to wait.
     """
 
-    def __init__(  # noqa: PLR0917 - called in one place
+    def __init__(
         self, func: Callable[[Any], Any], size: int, timeout: float | None, busy: int = 1, waits: bool = False
     ) -> None:
         super().__init__(func, size, timeout)
