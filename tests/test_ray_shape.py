@@ -16,18 +16,18 @@ def node(alive=True, **resources):
 @pytest.mark.parametrize(
     ("nodes", "options", "limit", "waits", "expected"),
     [
-        ([node(CPU=2)], {"num_cpus": 0.5}, 64, False, Shape(2, 4)),
-        ([node(CPU=2)], {"num_cpus": 0.5}, 1, False, Shape(1, 4)),
-        ([node(CPU=64)], {"num_cpus": 0.5}, 64, True, Shape(4, 128)),
-        ([node(CPU=0), node(CPU=4), node(CPU=4)], {"num_cpus": 0.5}, 512, True, Shape(8, 16)),
-        ([node(CPU=8, GPU=1)], {"num_cpus": 1, "num_gpus": 1}, 64, True, Shape(1, 1)),
-        ([node(CPU=4), node(alive=False, CPU=64)], {"num_cpus": 1}, 64, False, Shape(4, 4)),
-        ([node(CPU=0)], {"num_cpus": 0.5}, 64, False, Shape(1, 1)),
-        ([node(CPU=16, big=2)], {"num_cpus": 0, "resources": {"big": 1}}, 64, False, Shape(2, 2)),
+        ([node(CPU=2)], {"num_cpus": 0.5}, 64, False, Shape(2, 4, 8, 2)),
+        ([node(CPU=2)], {"num_cpus": 0.5}, 1, False, Shape(1, 4, 0, 2)),
+        ([node(CPU=64)], {"num_cpus": 0.5}, 64, True, Shape(4, 128, 0, 64)),
+        ([node(CPU=0), node(CPU=4), node(CPU=4)], {"num_cpus": 0.5}, 512, True, Shape(8, 16, 6, 4)),
+        ([node(CPU=8, GPU=1)], {"num_cpus": 1, "num_gpus": 1}, 64, True, Shape(1, 1, 0, 8)),
+        ([node(CPU=4), node(alive=False, CPU=64)], {"num_cpus": 1}, 64, False, Shape(4, 4, 8, 4)),
+        ([node(CPU=0)], {"num_cpus": 0.5}, 64, False, Shape(1, 1, 0, 0)),
+        ([node(CPU=16, big=2)], {"num_cpus": 0, "resources": {"big": 1}}, 64, False, Shape(2, 2, 3, 16)),
     ],
 )
 def test_shape(nodes, options, limit, waits, expected):
-    """Workers: one per CPU for plain functions, one per 16 items in progress for coroutines, never more than fit."""
+    """Workers: one per CPU for plain functions, one per 16 coroutines in progress; and the nodes that more would fill."""
     assert shape(nodes, options, limit, waits=waits) == expected
 
 

@@ -14,16 +14,24 @@ SLOTS_PER_LOOP = 16
 """Coroutines in progress that make another process worth its start."""
 
 
+MAX_NODES_ASKED = 8
+"""Nodes that one map asks an autoscaler for at the same time."""
+
+
 class Shape(NamedTuple):
     """How a map lies on a cluster.
 
     Attributes:
         processes: Workers among which the items in progress are shared.
         tasks: Ray tasks that fit on the cluster at the same time.
+        more_nodes: Nodes that it could use beside those that are there.
+        node_cpus: CPUs of the largest node.
     """
 
     processes: int
     tasks: int
+    more_nodes: int = 0
+    node_cpus: int = 0
 
 
 def asked(options: Mapping[str, Any]) -> dict[str, float]:
@@ -40,7 +48,9 @@ def shape(nodes: list[dict[str, Any]], options: Mapping[str, Any], limit: int, *
     ask = asked(options)
     tasks = sum(_fits(node, ask) for node in resources) if ask else limit
     wanted = ceil(limit / SLOTS_PER_LOOP) if waits else limit
-    return Shape(max(1, min(wanted, cpus or 1, tasks)), max(1, tasks))
+    largest = int(max((node.get("CPU", 0) for node in resources), default=0))
+    more = min(MAX_NODES_ASKED, ceil(max(0, wanted - cpus) / largest)) if largest else 0
+    return Shape(max(1, min(wanted, cpus or 1, tasks)), max(1, tasks), more, largest)
 
 
 def _fits(node: Mapping[str, float], ask: Mapping[str, float]) -> int:

@@ -140,6 +140,10 @@ def _cut(runs: deque[Run], count: int) -> list[Run]:
     return group
 
 
+def found() -> None:
+    """Nothing: what asked for an empty node has found one."""
+
+
 def introduction() -> bytes:
     """The first message: where the worker is."""
     import ray

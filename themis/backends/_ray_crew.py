@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from themis.backends._cluster import Shape, check_feasible, shape
 from themis.backends._engine import Crew, Loss, News
-from themis.backends._lease import STUCK, Host, run_lease
+from themis.backends._lease import STUCK, Host, found, run_lease
 from themis.backends._wire import ItemPacker, unpack_runs
 from themis.errors import ExecutionError
 
@@ -175,6 +175,7 @@ class Work:
     limit: int
     waits: bool
     options: Mapping[str, Any]
+    may_grow: bool
 
 
 class RayCrew(Crew):
@@ -190,6 +191,8 @@ class RayCrew(Crew):
         # Alone, an item begins when its worker's introduction has been read: a death before that is not its doing.
         self._lone_task = ray.remote(run_lease).options(**task | {"_generator_backpressure_num_objects": 1})
         self._host = ray.remote(Host).options(**_for_actors(options), max_concurrency=2, max_restarts=0)
+        self._scout = ray.remote(found).options(max_retries=0)
+        self._scouts: list[Any] = []
         self._packer = ItemPacker()
         self._workers: list[Worker] = []
         self._target: Worker | None = None
@@ -308,9 +311,7 @@ class RayCrew(Crew):
     def _worth_hosts(self) -> bool:
         """Whether so much time was lost that hosts are worth their start, and nothing speaks against them."""
         return (
-            self._lost > HOSTS_AFTER
-            and not self._suspects_wait
-            and not any(worker.alone for worker in self._workers)
+            self._lost > HOSTS_AFTER and not self._suspects_wait and not any(worker.alone for worker in self._workers)
         )
 
     def _start_host(self) -> Worker:
@@ -448,6 +449,19 @@ class RayCrew(Crew):
             self._shape = self._count()
             if self._first is None:
                 check_feasible(self._ray.nodes(), self._work.options)
+            if self._work.may_grow:
+                self._ask_for_nodes()
+
+    def _ask_for_nodes(self) -> None:
+        """Let the cluster's autoscaler see that more nodes would be used.
+
+        Workers that wait for a CPU would show it too, but on a cluster that does not grow they would squeeze
+        themselves in. What asks for a whole node waits until there is an empty one, and then it is over at once.
+        """
+        if self._scouts:
+            _, self._scouts = self._ray.wait(self._scouts, num_returns=len(self._scouts), timeout=0)
+        scout = self._scout.options(num_cpus=self._shape.node_cpus, name=self._work.name)
+        self._scouts += [scout.remote() for _ in range(self._shape.more_nodes - len(self._scouts))]
 
     # Leaving
 
@@ -472,6 +486,8 @@ class RayCrew(Crew):
                 self._ray.kill(worker.host)
             elif worker.n_left:
                 self._ray.cancel(worker.stream, force=not self._work.waits)
+        for scout in self._scouts:
+            self._ray.cancel(scout)
         self._workers.clear()
 
 

@@ -94,6 +94,7 @@ class RayExecutionBackend(EngineBackend):
             limit=limit,
             waits=is_coroutine_function(func),
             options={"num_cpus": TASK_CPUS, **self._task_options},
+            may_grow=not self._started and not self._task_options,
         )
         try:
             return RayCrew(ray, work)
