@@ -27,7 +27,7 @@ def node(alive=True, **resources):
     ],
 )
 def test_shape(nodes, options, limit, waits, expected):
-    """Workers: one per CPU for plain functions, one per 16 coroutines in progress; and the nodes that more would fill."""
+    """Workers: one per CPU for plain functions, one per 16 coroutines in progress, and nodes for more."""
     assert shape(nodes, options, limit, waits=waits) == expected
 
 

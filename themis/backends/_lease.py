@@ -80,7 +80,7 @@ class Host:
             yield from outbox.messages(outbox.collect())
 
     def close(self) -> None:
-        """Cancel coroutines."""
+        """Begin nothing more, cancel coroutines."""
         self._slots.close()
 
 

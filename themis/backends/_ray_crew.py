@@ -47,7 +47,7 @@ GATHER_SECONDS = 0.004
 """A host hears of more items when so much work has gathered: messages are what costs."""
 
 CLOSE_SECONDS = 0.4
-"""How long closing waits for cancelled coroutines to end."""
+"""How long closing waits for workers to say, or to show by their end, that they begin nothing more."""
 
 TICK_SECONDS = 0.25
 """How often a crew that waits looks at silent workers."""
@@ -58,7 +58,7 @@ COUNT_SECONDS = 2.0
 SILENT_SECONDS = 2.0
 """A worker that said nothing for longer than its items' timeout and this is taken to hang."""
 
-WINDOW_BYTES = 64_000_000
+WINDOW_BYTES = 48_000_000
 """Items and results that are on their way at the same time, about."""
 
 MAX_UNREAD = 16
@@ -191,7 +191,7 @@ class RayCrew(Crew):
         # Alone, an item begins when its worker's introduction has been read: a death before that is not its doing.
         self._lone_task = ray.remote(run_lease).options(**task | {"_generator_backpressure_num_objects": 1})
         self._host = ray.remote(Host).options(**_for_actors(options), max_concurrency=2, max_restarts=0)
-        self._scout = ray.remote(found).options(max_retries=0)
+        self._scout = ray.remote(found)
         self._scouts: list[Any] = []
         self._packer = ItemPacker()
         self._workers: list[Worker] = []
@@ -460,7 +460,7 @@ class RayCrew(Crew):
         """
         if self._scouts:
             _, self._scouts = self._ray.wait(self._scouts, num_returns=len(self._scouts), timeout=0)
-        scout = self._scout.options(num_cpus=self._shape.node_cpus, name=self._work.name)
+        scout = self._scout.options(num_cpus=self._shape.node_cpus, max_retries=0, name=self._work.name)
         self._scouts += [scout.remote() for _ in range(self._shape.more_nodes - len(self._scouts))]
 
     # Leaving
@@ -474,18 +474,21 @@ class RayCrew(Crew):
     def close(self) -> None:
         if not self._ray.is_initialized():
             return
-        hosts = [worker for worker in self._workers if worker.host is not None]
-        if self._work.waits:
-            closing = [host.host.close.remote() for host in hosts if host.up]
-            self._ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS) if closing else None
+        ending = []
         for worker in self._workers:
             # Of plain tasks only what still has items: by the time that a kill arrived, the process of any other
             # could be at work for another map. A plain function holds its thread until it returns: its process must
             # end.
+            if worker.host is not None and worker.up:
+                ending.append(worker.host.close.remote())
+            elif worker.host is None and worker.n_left:
+                self._ray.cancel(worker.stream, force=not self._work.waits)
+                ending.append(worker.stream.completed())
+        if ending:  # until then items could begin
+            self._ray.wait(ending, num_returns=len(ending), timeout=CLOSE_SECONDS, fetch_local=False)
+        for worker in self._workers:
             if worker.host is not None:
                 self._ray.kill(worker.host)
-            elif worker.n_left:
-                self._ray.cancel(worker.stream, force=not self._work.waits)
         for scout in self._scouts:
             self._ray.cancel(scout)
         self._workers.clear()

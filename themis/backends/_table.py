@@ -98,6 +98,7 @@ class Table:
             end = block.done.find(0, at)
             end = len(block.done) if end < 0 else end
             self._ready.extend(block.values[at:end])
+            block.values[at:end] = [None] * (end - at)  # a long lease must not keep what was taken
             self._position = end
             if end < len(block.done):
                 return
