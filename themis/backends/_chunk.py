@@ -68,11 +68,11 @@ class Pace(NamedTuple):
 
     Attributes:
         seconds: That items took which ended lately, added up; each from its beginning to its end.
-        at_once: Items that are in progress at the same time: 1 for a function that computes.
+        threads: That run items of a function that computes; None where it waits: as many as there are slots.
     """
 
     seconds: float
-    at_once: int
+    threads: int | None
 
 
 _execution: ContextVar[int] = ContextVar("themis_execution", default=1)

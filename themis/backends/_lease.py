@@ -117,7 +117,7 @@ class Outbox:
             while left:
                 group = _cut(left, self._n_together)
                 n_values = sum(len(run.values) for run in group)
-                message = pack_runs(group, Pace(pace.seconds * n_values / total, pace.at_once))
+                message = pack_runs(group, Pace(pace.seconds * n_values / total, pace.threads))
                 self._n_together = max(1, min(64 * self._n_together, MESSAGE_BYTES * n_values // len(message)))
                 yield message
         elif self._timed and now - self._spoke > SIGN_OF_LIFE_SECONDS:

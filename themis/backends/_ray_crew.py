@@ -10,21 +10,21 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from bisect import bisect_right, insort
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from themis.backends._cluster import Shape, check_feasible, shape
-from themis.backends._engine import Crew, Loss, News
+from themis.backends._engine import Crew, News
 from themis.backends._lease import STUCK, Host, found, run_lease
+from themis.backends._ray_worker import Tempo, Worker
 from themis.backends._wire import ItemPacker, unpack_runs
 from themis.errors import ExecutionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from themis.backends._chunk import Chunk, Pace, Run
+    from themis.backends._chunk import Chunk, Run
 
 logger = logging.getLogger(__name__)
 
@@ -68,102 +68,6 @@ MAX_FALSE_STARTS = 10
 """Workers in a row, and two for each process more, that may end before they have spoken."""
 
 
-@dataclass(eq=False)
-class Worker:
-    """A process that has items: a plain task with one lease, or a host with several.
-
-    Attributes:
-        stream: Its messages.
-        size: Its share of what may be in progress.
-        host: The actor; None for a plain task.
-        alone: It has one item, which may have ended its worker before.
-        up: It has spoken.
-        retired: It gets no more items, and ends with the last one.
-        heard: When it spoke last.
-        n_left: Items that it has and that have not ended.
-    """
-
-    stream: Any
-    size: int
-    host: Any = None
-    alone: bool = False
-    up: bool = False
-    retired: bool = False
-    heard: float = 0.0
-    n_left: int = 0
-    _was: int = 0
-    _leases: dict[int, list[int]] = field(default_factory=dict)  # start: [stop, items left], in order of leasing
-    _starts: list[int] = field(default_factory=list)  # sorted
-
-    def add(self, start: int, stop: int, count: int) -> None:
-        """Note a lease, `count` of whose items will have a result from here."""
-        self._leases[start] = [stop, count]
-        insort(self._starts, start)
-        self.n_left += count
-
-    def note(self, runs: list[Run]) -> int:
-        """Strike off what has ended; the number of items."""
-        total = 0
-        for run in runs:
-            lease = self._leases[start := self._starts[bisect_right(self._starts, run.start) - 1]]
-            lease[1] -= len(run.values)
-            total += len(run.values)
-            if not lease[1]:
-                del self._leases[start]
-                self._starts.remove(start)
-        self.n_left -= total
-        return total
-
-    def resize(self, size: int) -> None:
-        """Another share; a smaller one holds once so few items are left."""
-        self._was = max(self.size, self._was)
-        self.size = size
-
-    @property
-    def shrinks(self) -> bool:
-        """Whether more may be in progress than its share now is."""
-        if self._was > self.size >= self.n_left:
-            self._was = 0
-        return self._was > self.size
-
-    def in_progress(self) -> int:
-        """At most so many of its items have begun and not ended."""
-        return min(self._was if self.shrinks else self.size, self.n_left)
-
-    def loss(self, reason: str, timeout: float | None = None) -> Loss:
-        """Its items, as lost."""
-        leases = [range(start, stop) for start, (stop, _) in self._leases.items()]
-        return Loss(leases, 0 if self.alone and not self.up else self.in_progress(), reason, timeout)
-
-
-class Tempo:
-    """How fast one worker is, from what workers say of the items that ended lately."""
-
-    def __init__(self) -> None:
-        self._count = 0.0
-        self._seconds = 0.0
-        self.at_once = 1
-        """Items that a worker has in progress."""
-
-    def note(self, count: int, pace: Pace) -> None:
-        """Take in some items; older ones count less and less."""
-        self._count = 0.8 * self._count + count
-        self._seconds = 0.8 * self._seconds + pace.seconds
-        self.at_once = pace.at_once
-
-    def __bool__(self) -> bool:
-        return self._count > 0
-
-    @property
-    def seconds(self) -> float:
-        """Of one item."""
-        return max(self._seconds, 1e-9) / max(self._count, 1.0)
-
-    def items_in(self, seconds: float) -> int:
-        """Items that one worker does in so many seconds."""
-        return int(seconds * self.at_once / self.seconds) if self else 0
-
-
 @dataclass(frozen=True)
 class Work:
     """What every worker of a map gets."""
@@ -197,13 +101,14 @@ class RayCrew(Crew):
         self._workers: list[Worker] = []
         self._target: Worker | None = None
         self._unsendable: list[Run] = []
+        self._n_sharing = 0  # hosts among which the limit is shared
         self._suspects_wait = False
         self._changed = False
         self._false_starts = 0
         self._seen_nodes: set[str] = set()
         self._tempo = Tempo()
-        self._n_done = 0
-        self._n_bytes = 0
+        self._n_sent = 0
+        self._n_bytes = 0  # of the items that were sent
         self._first: float | None = None  # when the first worker spoke
         self._counted = self._left_at = self._asked = time.monotonic()
         self._waiting = 0  # items that no worker could take when the crew was asked last
@@ -221,9 +126,10 @@ class RayCrew(Crew):
 
     def window(self, wanted: int) -> int:
         limit = self._work.limit
-        if not self._n_done:
+        if not self._tempo:
             return min(wanted, FIRST_DEPTH * limit)
-        return min(wanted, max(limit, WINDOW_BYTES * self._n_done // max(1, self._n_bytes)))
+        per_item = self._tempo.result_bytes + self._n_bytes / max(self._n_sent, 1)
+        return min(wanted, max(limit, int(WINDOW_BYTES / max(per_item, 1.0))))
 
     def wants(self, waiting: int, *, alone: bool = False) -> int:
         self._target = None
@@ -234,7 +140,7 @@ class RayCrew(Crew):
         up = [host for host in hosts if host.up]
         if up:
             neediest = max(up, key=lambda host: self._deficit(host) / host.size)
-            if (count := self._deficit(neediest)) >= self._worth_a_message():
+            if (count := self._deficit(neediest)) >= self._worth_a_message(neediest):
                 self._target = neediest
                 even = ceil((waiting + sum(host.n_left for host in up)) / len(up)) - neediest.n_left
                 return min(count, max(1, even))
@@ -265,9 +171,8 @@ class RayCrew(Crew):
         """Items of a plain task with so many slots."""
         if not self._tempo:
             return FIRST_DEPTH * slots
-        slots = min(slots, self._tempo.at_once)
         per_slot = min(MAX_DEPTH, max(1.0, LEASE_SECONDS / self._tempo.seconds))
-        return max(int(slots * per_slot), self._tempo.items_in(SHORT_SECONDS))
+        return max(int(self._tempo.at_once(slots) * per_slot), self._tempo.items_in(SHORT_SECONDS, slots))
 
     def _free(self) -> int:
         return self._work.limit - sum(worker.in_progress() for worker in self._workers)
@@ -283,10 +188,10 @@ class RayCrew(Crew):
         if room < host.size or host.shrinks:
             return min(room, host.size) - host.n_left
         ahead = max(AHEAD_SECONDS, 2 * self._away)
-        return host.size + self._tempo.items_in(ahead) - host.n_left
+        return self._tempo.at_once(host.size) + self._tempo.items_in(ahead, host.size) - host.n_left
 
-    def _worth_a_message(self) -> int:
-        return max(1, self._tempo.items_in(GATHER_SECONDS))
+    def _worth_a_message(self, host: Worker) -> int:
+        return max(1, self._tempo.items_in(GATHER_SECONDS, host.size))
 
     # Starting
 
@@ -296,9 +201,11 @@ class RayCrew(Crew):
         missing = min(self._shape.processes, self._shape.tasks) - len(hosts)
         if missing > 0 and self._worth_hosts():
             hosts += [self._start_host() for _ in range(missing)]
+        if len(hosts) != self._n_sharing and hosts:
+            self._n_sharing = len(hosts)
             even, more = divmod(self._work.limit, len(hosts))
             for number, host in enumerate(hosts):
-                host.resize(even + (number < more))
+                host.resize(max(1, even + (number < more)))
         return hosts
 
     def _count_loss(self, waiting: int) -> None:
@@ -323,6 +230,7 @@ class RayCrew(Crew):
 
     def submit(self, chunk: Chunk) -> None:
         data, unsendable = self._packer.pack(chunk)
+        self._n_sent += len(chunk.items)
         self._n_bytes += len(data)
         self._unsendable += unsendable
         count = len(chunk.items) - len(unsendable)
@@ -338,9 +246,8 @@ class RayCrew(Crew):
     def _start_task(self, data: bytes, count: int, alone: bool) -> Worker:
         work = self._work
         size = min(count, ceil(work.limit / self._shape.processes), max(1, self._free()))
-        waits = self._tempo.at_once > 1
         task = self._lone_task if alone else self._task
-        stream = task.remote(work.key, work.function, data, size, work.timeout, waits)
+        stream = task.remote(work.key, work.function, data, size, work.timeout, self._tempo.waits)
         worker = Worker(stream, size, alone=alone)
         self._workers.append(worker)
         self._suspects_wait &= not alone
@@ -408,10 +315,7 @@ class RayCrew(Crew):
             self._hangs(worker, news)
         elif data:
             runs, pace = unpack_runs(data)
-            count = worker.note(runs)
-            self._tempo.note(count, pace)
-            self._n_done += count
-            self._n_bytes += len(data)
+            self._tempo.note(worker.note(runs), pace, len(data))
             news.runs.extend(runs)  # type: ignore[attr-defined]
 
     def _hangs(self, worker: Worker, news: News) -> None:

@@ -84,10 +84,10 @@ class Slots(ABC):
     def pace(self) -> Pace:
         """How long the items took that ended since this was asked last."""
         seconds, self._seconds = self._seconds, 0.0
-        return Pace(seconds, self._at_once())
+        return Pace(seconds, self._n_threads())
 
-    def _at_once(self) -> int:
-        return self._size
+    def _n_threads(self) -> int | None:
+        return None
 
     def stuck(self) -> bool:
         """Whether an item is overdue and nothing inside this process can give it up."""

@@ -266,8 +266,8 @@ class ThreadSlots(Slots):
         self._threads -= 1
         self._staff()
 
-    def _at_once(self) -> int:
-        return max(1, min(self._threads, self._size))
+    def _n_threads(self) -> int | None:
+        return None if self._waits else max(1, self._threads)
 
     def abandoned(self) -> int:
         return self._abandoned

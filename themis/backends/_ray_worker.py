@@ -1,0 +1,123 @@
+"""What a crew knows of its workers on Ray: the items that each has, and how fast they go."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from themis.backends._engine import Loss
+
+if TYPE_CHECKING:
+    from themis.backends._chunk import Pace, Run
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process that has items: a plain task with one lease, or a host with several.
+
+    Attributes:
+        stream: Its messages.
+        size: Its share of what may be in progress.
+        host: The actor; None for a plain task.
+        alone: It has one item, which may have ended its worker before.
+        up: It has spoken.
+        retired: It gets no more items, and ends with the last one.
+        heard: When it spoke last.
+        n_left: Items that it has and that have not ended.
+    """
+
+    stream: Any
+    size: int
+    host: Any = None
+    alone: bool = False
+    up: bool = False
+    retired: bool = False
+    heard: float = 0.0
+    n_left: int = 0
+    _was: int = 0
+    _leases: dict[int, list[int]] = field(default_factory=dict)  # start: [stop, items left], in order of leasing
+    _starts: list[int] = field(default_factory=list)  # sorted
+
+    def add(self, start: int, stop: int, count: int) -> None:
+        """Note a lease, `count` of whose items will have a result from here."""
+        self._leases[start] = [stop, count]
+        insort(self._starts, start)
+        self.n_left += count
+
+    def note(self, runs: list[Run]) -> int:
+        """Strike off what has ended; the number of items."""
+        total = 0
+        for run in runs:
+            lease = self._leases[start := self._starts[bisect_right(self._starts, run.start) - 1]]
+            lease[1] -= len(run.values)
+            total += len(run.values)
+            if not lease[1]:
+                del self._leases[start]
+                self._starts.remove(start)
+        self.n_left -= total
+        return total
+
+    def resize(self, size: int) -> None:
+        """Another share; a smaller one holds once so few items are left."""
+        self._was = max(self.size, self._was)
+        self.size = size
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether more may be in progress than its share now is."""
+        if self._was > self.size >= self.n_left:
+            self._was = 0
+        return self._was > self.size
+
+    def in_progress(self) -> int:
+        """At most so many of its items have begun and not ended."""
+        return min(self._was if self.shrinks else self.size, self.n_left)
+
+    def loss(self, reason: str, timeout: float | None = None) -> Loss:
+        """Its items, as lost."""
+        leases = [range(start, stop) for start, (stop, _) in self._leases.items()]
+        return Loss(leases, 0 if self.alone and not self.up else self.in_progress(), reason, timeout)
+
+
+class Tempo:
+    """How fast one worker is and how large its results are, from the messages of late: older ones count less."""
+
+    def __init__(self) -> None:
+        self._count = 0.0
+        self._seconds = 0.0
+        self._bytes = 0.0
+        self._threads: int | None = 1
+
+    def note(self, count: int, pace: Pace, size: int) -> None:
+        """Take in a message of so many items and bytes."""
+        self._count = 0.8 * self._count + count
+        self._seconds = 0.8 * self._seconds + pace.seconds
+        self._bytes = 0.8 * self._bytes + size
+        self._threads = pace.threads
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether a worker has as many items in progress as it is given slots."""
+        return bool(self) and self._threads is None
+
+    @property
+    def seconds(self) -> float:
+        """Of one item."""
+        return max(self._seconds, 1e-9) / max(self._count, 1.0)
+
+    @property
+    def result_bytes(self) -> float:
+        """Of one result, on the wire."""
+        return self._bytes / max(self._count, 1.0)
+
+    def at_once(self, slots: int) -> int:
+        """Items that a worker with so many slots really has in progress."""
+        return slots if self._threads is None or not self else min(slots, self._threads)
+
+    def items_in(self, seconds: float, slots: int) -> int:
+        """Items that a worker with so many slots does in so many seconds."""
+        return int(seconds * self.at_once(slots) / self.seconds) if self else 0
