@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from themis.backends._chunk import executions
 from themis.backends._slots import run_coroutine
 from themis.errors import FatalModelError, ModelError
 from themis.models.base import Response
@@ -90,6 +91,8 @@ async def generate(model: Model, item: Item) -> tuple[GenerationRecord, bool]:
         outcome = _answered(await model.generate(item.request))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an error of one sample must not stop the run
         outcome, fatal = failure(error), isinstance(error, FatalModelError)
+    if (begun := executions()) > 1:  # the worker of an earlier time died: the request may have been sent before
+        outcome["metadata"] = {**outcome.get("metadata", {}), "executions": begun}
     outcome |= {"started_at": started_at, "latency": time.perf_counter() - clock, "worker": _worker(os.getpid())}
     return record(item, outcome), fatal
 
