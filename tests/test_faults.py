@@ -241,6 +241,28 @@ def test_killed_workers_cost_no_record(ray_session, tmp_path, number):
     assert len(rows) <= n_asked <= len(rows) + len(kills.killed) * 2 * WORKERS
 
 
+def test_the_number_of_executions_reaches_the_record(ray_session, tmp_path):
+    """The answer to a question during which a worker died says in its metadata that it was begun twice."""
+    flag = tmp_path / "died"
+
+    def model(prompt):
+        if prompt == "q3" and not flag.exists():
+            flag.touch()
+            leave("kill")
+        return prompt.removeprefix("q")
+
+    rows = [{"question": f"q{n}", "answer": str(n)} for n in range(6)]
+    result = evaluate(
+        rows, model, storage=tmp_path / "runs", execution_backend=RayExecutionBackend(), max_workers=1, run_id="r"
+    )
+
+    executions = {g.prompt: g.metadata.get("executions", 1) for g in result.generations}
+    assert executions["q3"] == 2
+    assert executions["q0"] == 1
+    assert max(executions.values()) == 2
+    assert result.report.status == "complete"
+
+
 def stored_ids(folder):
     """The id of every row of every stored part, as often as it is there."""
     from pyarrow import dataset

@@ -16,11 +16,11 @@ def test_results_are_struck_off_their_leases():
     worker.add(50, 60, 10)
 
     assert worker.note([Run(100, [None] * 4), Run(0, [None] * 3), Run(107, [None])]) == 8
-    loss = worker.loss("gone")
+    loss = worker.loss("gone", Tempo())
 
     assert worker.n_left == 15
     assert loss.leases == [range(100, 110), range(50, 60)]
-    assert loss.begun == 2
+    assert (loss.suspects, loss.begun) == (2, 2)
 
 
 def test_a_suspect_whose_worker_never_spoke_has_not_begun():
@@ -28,11 +28,11 @@ def test_a_suspect_whose_worker_never_spoke_has_not_begun():
     worker = Worker(stream=None, size=1, alone=True)
     worker.add(7, 8, 1)
 
-    assert worker.loss("gone").begun == 0
+    assert worker.loss("gone", Tempo()).suspects == 0
 
     worker.up = True
 
-    assert worker.loss("gone").begun == 1
+    assert worker.loss("gone", Tempo()).suspects == 1
 
 
 def test_a_smaller_share_holds_once_so_few_are_left():

@@ -79,7 +79,7 @@ _execution: ContextVar[int] = ContextVar("themis_execution", default=1)
 
 
 def executions() -> int:
-    """How often the item that is being worked on has begun, this time included.
+    """How often the item that is being worked on may have begun, this time included; never too low.
 
     1, except where the worker of an earlier time died: that execution may have done any part of its work. Read it
     inside the mapped function, on the thread or in the coroutine that was called.

@@ -49,12 +49,14 @@ class Loss(NamedTuple):
 
     Attributes:
         leases: Their positions, in the order in which they would have begun; those that have ended may be among them.
-        begun: How many of the others, from the front, may have begun: one of these may be what ended the worker.
+        suspects: How many of the others, from the front, are taken for what may have ended the worker.
+        begun: How many of them, from the front, may have begun; no fewer.
         reason: What the backend knows of it.
         timeout: The worker was ended because an item hung in it, whose timeout was so many seconds; else None.
     """
 
     leases: Sequence[range]
+    suspects: int
     begun: int
     reason: str
     timeout: float | None = None
@@ -349,7 +351,7 @@ class _Map:
         lost = [chunk for lease in loss.leases for chunk in self._table.unfinished(lease)]
         self._again += sum(len(chunk.items) for chunk in lost)
         alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
-        left = loss.begun
+        left, begun = loss.suspects, loss.begun - loss.suspects
         later: list[Chunk] = []
         if alone and not left and self._executions.get(loss.leases[0].start):
             for chunk in lost:  # still a suspect: what ended its worker came before it began
@@ -360,11 +362,20 @@ class _Map:
             while chunk.items and left:
                 left -= 1
                 self._suspect(chunk.cut(1), loss, alone)
-            if chunk.items:
-                chunk.cap = max(1, len(chunk.items) // CUT_AFTER_LOSS)
-                chunk.execution = self._executions.get(chunk.start, 1)
-                later.append(chunk)
+            cap = max(1, len(chunk.items) // CUT_AFTER_LOSS)
+            for part in (chunk.cut(min(begun, len(chunk.items))), chunk):
+                if part.items:
+                    part.cap, part.execution = cap, self._count_executions(part, begun=begun > 0)
+                    later.append(part)
+                    begun = max(0, begun - len(part.items))
         self._todo.extendleft(reversed(later))
+
+    def _count_executions(self, chunk: Chunk, *, begun: bool) -> int:
+        """The most that an item of a chunk will have begun when it runs again."""
+        if begun:
+            for index in range(chunk.start, chunk.stop):
+                self._executions[index] = self._executions.get(index, 1) + 1
+        return max(self._executions.get(index, 1) for index in range(chunk.start, chunk.stop))
 
     def _suspect(self, chunk: Chunk, loss: Loss, alone: bool) -> None:
         """One item that may have begun: it runs again by itself, unless it has had its chances."""

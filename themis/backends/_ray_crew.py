@@ -329,7 +329,7 @@ class RayCrew(Crew):
             self._note_false_start(reason)
         if worker.n_left:
             logger.warning("%d items run again: %s", worker.n_left, reason.splitlines()[0])
-            news.losses.append(worker.loss(reason, timeout))  # type: ignore[attr-defined]
+            news.losses.append(worker.loss(reason, self._tempo, timeout))  # type: ignore[attr-defined]
 
     def _note_false_start(self, reason: str) -> None:
         self._false_starts += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right, insort
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,10 @@ from themis.backends._engine import Loss
 
 if TYPE_CHECKING:
     from themis.backends._chunk import Pace, Run
+
+
+MAX_SUSPECTS = 32
+"""Items that are run again one by one after a death, where no more were in progress."""
 
 
 @dataclass(eq=False)
@@ -74,10 +79,14 @@ class Worker:
         """At most so many of its items have begun and not ended."""
         return min(self._was if self.shrinks else self.size, self.n_left)
 
-    def loss(self, reason: str, timeout: float | None = None) -> Loss:
-        """Its items, as lost."""
+    def loss(self, reason: str, tempo: Tempo, timeout: float | None = None) -> Loss:
+        """Its items, as lost: what was in progress, and what may have begun since it spoke last."""
         leases = [range(start, stop) for start, (stop, _) in self._leases.items()]
-        return Loss(leases, 0 if self.alone and not self.up else self.in_progress(), reason, timeout)
+        if self.alone and not self.up:
+            return Loss(leases, 0, 0, reason, timeout)
+        since = tempo.items_in(time.monotonic() - self.heard, self.size) if self.up else 0
+        begun = min(self.n_left, self.in_progress() + since)
+        return Loss(leases, min(begun, max(self.in_progress(), MAX_SUSPECTS)), begun, reason, timeout)
 
 
 class Tempo:
