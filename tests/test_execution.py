@@ -218,6 +218,35 @@ def test_one_exception_object_for_several_items_keeps_each_position():
     assert [(error.index, error.item) for error in results] == [(0, "a"), (1, "b"), (2, "c")]
 
 
+def test_what_has_ended_can_be_had_without_waiting():
+    """finished() gives every result that has arrived and was not taken, each once, and waits for none."""
+    hang = threading.Event()
+    results = LocalExecutionBackend(max_workers=4).map(
+        lambda x: hang.wait(60) if x == 3 else x, range(40), ordered=False
+    )
+    first = next(results)
+    until = time.monotonic() + 10
+    rest = []
+    while len(rest) < 38 and time.monotonic() < until:
+        rest += results.finished()
+    results.close()
+    hang.set()
+
+    assert sorted([first, *rest]) == [x for x in range(40) if x != 3]
+
+
+def test_progress_counts_what_happened():
+    """A map knows how many items have ended, how many of them with an error, and how many are on their way."""
+    results = LocalExecutionBackend(max_workers=2).map(lambda x: 1 // x, [1, 0, 1], return_exceptions=True)
+    before = results.progress
+    outcomes = list(results)
+    after = results.progress
+
+    assert (before.done, before.per_second) == (0, 0.0)
+    assert len(outcomes) == 3
+    assert (after.done, after.failed, after.out, after.waiting, after.again) == (3, 1, 0, 0, 0)
+
+
 def test_an_abandoned_item_does_not_hold_up_interpreter_exit():
     """A thread that hangs after its timeout keeps no process alive."""
     script = """

@@ -127,16 +127,17 @@ class Selection:
         self._last_sample: str | None = None
         self._data = sha256()
 
-    def add(self, item: Item, evaluation_ids: Sequence[str]) -> bool:
-        """Take in one question; True when it is the first of its sample."""
+    def add(self, item: Item, evaluation_ids: Sequence[str]) -> str | None:
+        """Take in one question; the hash of its sample when it is the first of that."""
         self.pairs.append((item.sample.id, item.request.repeat))
         self._generations.append(item.request.id)
         self._evaluations.extend(evaluation_ids)
         if item.sample.id == self._last_sample:
-            return False
+            return None
         self._last_sample = item.sample.id
-        self._data.update(sample_hash(item.sample).encode())
-        return True
+        found = sample_hash(item.sample)
+        self._data.update(found.encode())
+        return found
 
     def fingerprint(self) -> str:
         """Hash over the samples in their order: the data that was really asked."""

@@ -124,8 +124,14 @@ def group_results(
 
 def _rows(columns: Columns, row: Callable[..., R], names: Sequence[str]) -> Iterator[R]:
     taken = [columns[name] for name in names]
-    lists = [column.to_pylist() if hasattr(column, "to_pylist") else column for column in taken]
-    return (row(*values) for values in zip(*lists, strict=True))
+    lists = (column.to_pylist() if hasattr(column, "to_pylist") else column for column in taken)
+    return (row(*values) for values in zip(*map(_shared, lists), strict=True))
+
+
+def _shared(values: Sequence[Any]) -> list[Any]:
+    """The values, equal texts as one object: most columns hold a word or two, ten thousand times."""
+    first: dict[Any, Any] = {}
+    return [first.setdefault(value, value) if type(value) is str else value for value in values]
 
 
 def _answers(generations: Columns, pairs: Sequence[Pair]) -> dict[Pair, _Generation]:

@@ -14,7 +14,7 @@ from themis.backends._engine import Results
 from themis.backends._slots import run_coroutine
 from themis.backends.execution import DEFAULT_MAX_WORKERS, EngineBackend
 from themis.errors import RunMismatchError
-from themis.plan import Plan, Selection, sample_hash
+from themis.plan import Plan, Selection
 from themis.provenance import provenance
 from themis.recorder import Recorder
 from themis.report import EVALUATION_COLUMNS, GENERATION_COLUMNS, aggregate
@@ -123,7 +123,7 @@ class Run:
         self.launch = {"started_at": time.time(), "transport": self.plan.model.transport, **provenance()}
         self.storage.save_launch(self.run_id, self.launch)  # the proof that the storage can be written, on resume too
         self.stored = Stored(self.storage, self.run_id, exists=exists)
-        self.recorder = Recorder(self.storage, self.run_id)
+        self.recorder = Recorder(self.storage, self.run_id, enough=2 * self._in_progress())  # an answer and its sample
         interrupt = None
         try:
             self._ask()
@@ -144,7 +144,7 @@ class Run:
         if not head:
             return
         self._preflight()
-        health = Health(self._dead_after(), self.max_errors)
+        health = Health(max(DEAD_AT_LEAST, DEAD_AFTER * self._in_progress()), self.max_errors)
         timeout = None if self.plan.model.bounds_time else self.timeout
         with _closing(self._map(self._work(), chain(head, missing), timeout)) as outcomes:
             for outcome in outcomes:
@@ -163,19 +163,19 @@ class Run:
             for item in self.plan.items():
                 self.selection.add(item, self.plan.evaluation_ids(item))
 
-    def _dead_after(self) -> int:
-        in_progress = self.max_workers or DEFAULT_MAX_WORKERS
+    def _in_progress(self) -> int:
         if isinstance(self.backend, EngineBackend):
-            in_progress = self.backend._limit(self.max_workers)  # noqa: SLF001 - the same package
-        return max(DEAD_AT_LEAST, DEAD_AFTER * in_progress)
+            return self.backend._limit(self.max_workers)  # noqa: SLF001 - the same package
+        return self.max_workers or DEFAULT_MAX_WORKERS
 
     def _missing(self) -> Iterator[Item]:
         """The items without an answer, lazily; notes down what the call covers and what is left to score."""
         metrics = self.plan.metrics
         for item in self.plan.items():
             ids = self.plan.evaluation_ids(item)
-            if self.selection.add(item, ids):
-                self._keep(item.sample)
+            sample_hash = self.selection.add(item, ids)
+            if sample_hash is not None and self.stored.samples.get(item.sample.id) != sample_hash:
+                self.recorder.put(item.sample)
             answered = item.request.id in self.stored.answered
             late = [
                 metric
@@ -189,10 +189,6 @@ class Run:
             else:
                 yield item
         self.selection.complete = True
-
-    def _keep(self, sample: Sample) -> None:
-        if self.stored.samples.get(sample.id) != sample_hash(sample):
-            self.recorder.put(sample)
 
     def _take(self, outcome: Done | BaseException) -> Done:
         """Keep one outcome of the map: an answer, or the error for which a backend gave an item up."""

@@ -184,7 +184,8 @@ class Results(Iterator[Any]):
         table = Table(ordered=ordered, keep_errors=return_exceptions)
         # The generators know nothing of this object: when the last name for it goes, they are closed at once.
         self._batches = _run(make_crew, items, window, table, self._maps)
-        self._results = _flat(self._batches)
+        self._rest: list[Iterator[Any]] = []
+        self._results = _flat(self._batches, self._rest)
 
     def __iter__(self) -> Iterator[Any]:  # noqa: PYI034 - see below
         return self._results  # a Python frame less for each result than through __next__
@@ -192,13 +193,10 @@ class Results(Iterator[Any]):
     def __next__(self) -> Any:
         return next(self._results)
 
-    def batches(self) -> Iterator[list[Any]]:
-        """The same results in lists, as they are there together; take either these or the single ones."""
-        return self._batches
-
     def finished(self) -> list[Any]:
         """What has ended by now and was not yet taken; nothing more is waited for."""
-        return [result for running in self._maps for result in running.finished()]
+        rest = [result for batch in self._rest for result in batch]
+        return rest + [result for running in self._maps for result in running.finished()]
 
     @property
     def progress(self) -> MapProgress:
@@ -211,9 +209,12 @@ class Results(Iterator[Any]):
         self._batches.close()
 
 
-def _flat(batches: Iterator[list[Any]]) -> Iterator[Any]:
+def _flat(batches: Iterator[list[Any]], rest: list[Iterator[Any]]) -> Iterator[Any]:
+    """The results of every batch; `rest` has those of the present one that were not taken."""
     for batch in batches:
-        yield from batch
+        results = iter(batch)
+        rest[:] = [results]
+        yield from results
 
 
 def _run(

@@ -73,12 +73,14 @@ def read_part(kind: RecordKind, path: str, source: pa.NativeFile, columns: Seque
     try:
         if path.endswith(".jsonl"):
             return _from_lines(kind, source.read()).select(list(columns))
-        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+        with pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False) as file:
             if "id" not in file.schema_arrow.names:
                 raise ValueError("it has no column id")
             return arrow.conform(kind, file.read(columns=list(columns)), columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StorageError(f"the part {path} is damaged: {error}") from error
+    finally:  # a pool keeps what it had, and a few hundred kB of Parquet take 20 MB to read
+        pa.default_memory_pool().release_unused()
 
 
 def read_journal(kind: RecordKind, path: str, source: pa.NativeFile, columns: Sequence[str]) -> pa.Table:

@@ -143,7 +143,7 @@ class Writer:
             self._write_journal(part, table)
             part.tables.append(table)
             part.rows += table.num_rows
-            part.nbytes += table.nbytes
+            part.nbytes += table.get_total_buffer_size()  # `nbytes` takes thirty times as long
             is_first = part.rows == table.num_rows
             return is_first or self._full(part)
 
@@ -205,16 +205,22 @@ class Writer:
     def _write_journal(self, part: _Part, table: pa.Table) -> None:
         """Journal the table, if the place is a local disk; the part is open from here on."""
         if self._place.local:
-            name = f"{self.launch}-{part.number:06d}.{part.kind}{self._form.journal_suffix}"
-            path = self._place.local_path(f"{self._run_id}/journal/{name}")
             try:
-                part.journal = part.journal or Journal(path, self._form.journal_head(part.kind))
+                part.journal = part.journal or self._new_journal(part)
                 part.journal.append(self._form.journal_entry(table))
             except OSError as error:
                 if part.journal and not part.rows:
                     part.journal.remove()
+                path = self._journal_path(part)
                 raise StorageError(f"cannot write {path}: {explain(error)}; nothing was saved") from error
         self._open[part.kind] = part
+
+    def _new_journal(self, part: _Part) -> Journal:
+        return Journal(self._journal_path(part), self._form.journal_head(part.kind))
+
+    def _journal_path(self, part: _Part) -> Path:
+        name = f"{self.launch}-{part.number:06d}.{part.kind}{self._form.journal_suffix}"
+        return self._place.local_path(f"{self._run_id}/journal/{name}")
 
     def _write(self, part: _Part) -> StorageError | None:
         """Write a sealed part; what went wrong, if something did."""
@@ -224,6 +230,7 @@ class Writer:
         try:
             data = self._form.part(pa.concat_tables(part.tables))
             self._place.write(f"{self._run_id}/{part.kind}/{name}", data)
+            pa.default_memory_pool().release_unused()  # else it keeps what the part took, some 20 MB
         except StorageError as error:
             logger.warning("%d %s of run %s wait: %s", part.rows, part.kind, self._run_id, error)
             return error
