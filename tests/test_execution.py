@@ -440,3 +440,23 @@ def test_a_map_that_ray_cannot_run_says_so(ray_session):
     """A wrong task option is reported with Ray's own words instead of hanging."""
     with pytest.raises((ExecutionError, ValueError), match="num_cpu"):
         list(RayExecutionBackend(task_options={"num_cpu": 1}).map(str, [1]))
+
+
+def test_several_threads_may_send_functions_at_once(tmp_path, monkeypatch):
+    """Functions of a module that workers cannot import travel by value, also when many threads pack them at once."""
+    from themis.backends._wire import pack_function
+
+    (tmp_path / "packed_by_many.py").write_text("def work(x):\n    return x + 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import packed_by_many
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as executor:
+            packed = list(executor.map(lambda _: pack_function(packed_by_many.work)[1], range(100)))
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert len(set(packed)) == 1
+    assert len(packed[0]) > 200  # a reference by name would be a tenth of that

@@ -7,6 +7,7 @@ import pickle
 import site
 import sys
 import sysconfig
+import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,17 +70,22 @@ def _installed_folders() -> tuple[str, ...]:
     return _folders
 
 
+_registry_lock = threading.Lock()
+
+
 @contextmanager
 def _by_value(modules: list[ModuleType]) -> Iterator[None]:
-    already = cloudpickle.list_registry_pickle_by_value()
-    registered = [module for module in modules if module.__name__ in sys.modules and module.__name__ not in already]
-    for module in registered:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
+    """Pickle these modules by value; one thread at a time, because cloudpickle has one list of them for all."""
+    with _registry_lock:
+        already = cloudpickle.list_registry_pickle_by_value()
+        registered = [module for module in modules if module.__name__ in sys.modules and module.__name__ not in already]
         for module in registered:
-            cloudpickle.unregister_pickle_by_value(module)
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in registered:
+                cloudpickle.unregister_pickle_by_value(module)
 
 
 _SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
