@@ -446,17 +446,15 @@ def test_several_threads_may_send_functions_at_once(tmp_path, monkeypatch):
     """Functions of a module that workers cannot import travel by value, also when many threads pack them at once."""
     from themis.backends._wire import pack_function
 
-    (tmp_path / "packed_by_many.py").write_text("def work(x):\n    return x + 1\n")
+    (tmp_path / "packed_by_many.py").write_text(
+        "import time\nclass Slow:\n    def __reduce__(self):\n        time.sleep(0.003)\n        return Slow, ()\n"
+        "slow = Slow()\ndef work(x):\n    return slow\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     import packed_by_many
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(8) as executor:
-            packed = list(executor.map(lambda _: pack_function(packed_by_many.work)[1], range(100)))
-    finally:
-        sys.setswitchinterval(interval)
+    with ThreadPoolExecutor(8) as executor:
+        packed = list(executor.map(lambda _: pack_function(packed_by_many.work)[1], range(40)))
 
     assert len(set(packed)) == 1
     assert len(packed[0]) > 200  # a reference by name would be a tenth of that
