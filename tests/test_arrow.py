@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from dataclasses import replace
 
 import pyarrow as pa
@@ -232,3 +234,13 @@ def test_an_unknown_column_is_named():
     assert arrow.check_columns("evaluations", ["score"]) == ["score"]
     with pytest.raises(UsageError, match="'score'"):
         arrow.check_columns("evaluations", ["scores"])
+
+
+def test_a_run_imports_no_pandas(tmp_path):
+    """Pandas, which pyarrow.array() would import where it is installed, is no part of a run: it takes half a second."""
+    call = f"themis.evaluate([{{'input': 'a', 'target': 'a'}}], lambda prompt: 'a', storage={str(tmp_path)!r})"
+    program = f"import sys, themis; r = {call}; print(r.metrics, 'pyarrow' in sys.modules, 'pandas' in sys.modules)"
+
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert found.strip() == "{'exact_match': 1.0} True False"

@@ -229,6 +229,7 @@ def lose_a_node(cluster, maps, seconds):
     """Remove, without a farewell, a node that has worked for each of the maps; after so many seconds more."""
 
     def in_use():
+        assert not any(each.error for each in maps), [each.error for each in maps]
         common = set.intersection(*(set(each.nodes) for each in maps))
         return [node for node in cluster.worker_nodes if node.node_id in common]
 

@@ -175,12 +175,9 @@ def to_table(
     columns = [(name, column, list(map(attrgetter(name), rows))) for name, column in _COLUMNS[kind].items()]
     arrays = [_encode(name, column, values, ids) for name, column, values in columns]
     count = len(rows)
-    arrays += [
-        pa.repeat(pa.scalar(run_id, pa.string()), count),
-        pa.repeat(pa.scalar(launch, pa.string()), count),
-        pa.array([None] * count if first_seq is None else range(first_seq, first_seq + count), pa.int64()),
-        pa.repeat(_array(_TIME_OR_NONE, [saved_at])[0], count),
-    ]
+    seqs = [None] * count if first_seq is None else list(range(first_seq, first_seq + count))
+    keys = [[run_id] * count, [launch] * count, seqs, [saved_at] * count]
+    arrays += [_array(column, values) for column, values in zip(_KEY_COLUMNS.values(), keys, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema(kind))
 
 
@@ -293,10 +290,15 @@ def _all_columns(kind: str) -> dict[str, _Column]:
 
 
 def _arrow_type(column: _Column) -> pa.DataType:
+    return _types()[column.arrow]
+
+
+@functools.cache
+def _types() -> dict[str, pa.DataType]:
     import pyarrow as pa
 
-    types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
-    return pa.timestamp("us", "UTC") if column.is_time else types[column.arrow]
+    timestamp = pa.timestamp("us", "UTC")
+    return {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "timestamp": timestamp}
 
 
 def _kind_of(table: pa.Table) -> RecordKind:
@@ -322,17 +324,46 @@ def _array(column: _Column, values: list[Any]) -> pa.Array:
     import pyarrow as pa
 
     if column.json:
-        values = [None if value is None else _encode_json(value) for value in values]
+        values = [None if value is None else "{}" if value == {} else _encode_json(value) for value in values]
     elif column.is_time:
         values = [None if value is None else round(value * _MICROSECONDS) for value in values]
     elif column.arrow == "float64" and any(value - value != 0 for value in values if value is not None):
         raise ValueError("it is not a finite number; use None for a missing one")
+    if all(value is None for value in values):
+        return pa.nulls(len(values), _arrow_type(column))
+    if column.arrow != "string":
+        return _numbers(_arrow_type(column), values)
     try:
-        return pa.array(values, _arrow_type(column))
+        return texts(values)
     except UnicodeEncodeError:
         # In JSON text the escape is JSON's own, so that there a lone surrogate even comes back as it was.
-        escaped = [value and value.encode("utf-8", "backslashreplace").decode() for value in values]
-        return pa.array(escaped, pa.string())
+        return texts([value and value.encode("utf-8", "backslashreplace").decode() for value in values])
+
+
+# pyarrow.array() imports pandas wherever it is installed: half a second and 50 MB at the start of a run.
+
+
+def texts(values: Iterable[str | None]) -> pa.Array:
+    """The texts as an Arrow array; UnicodeEncodeError for a lone surrogate."""
+    import pyarrow as pa
+
+    builder = pa.lib.StringBuilder()
+    builder.append_values(values)
+    return builder.finish()
+
+
+def _numbers(kind: pa.DataType, values: list[Any]) -> pa.Array:
+    """Numbers of 64 bits as an Arrow array."""
+    import numpy as np
+    import pyarrow as pa
+
+    plain = float if kind == pa.float64() else int
+    if not {plain, type(None)}.issuperset(map(type, values)):
+        return pa.array(values, kind)  # it knows which whole numbers no float can hold
+    missing = [value is None for value in values]
+    filled = [0 if value is None else value for value in values] if any(missing) else values
+    valid = pa.py_buffer(np.packbits(~np.array(missing), bitorder="little")) if any(missing) else None
+    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(np.array(filled, f"{plain.__name__}64"))])
 
 
 def _plain(name: str, value: Any, allowed: frozenset[type], record_id: Any) -> Any:

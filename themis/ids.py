@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ID_VERSION = 1
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+
 
 def canonical_json(value: Any) -> str:
     """JSON text that is equal exactly for equal values: sorted keys, no spaces, ASCII, 1.0 written as 1.
@@ -29,7 +31,7 @@ def canonical_json(value: Any) -> str:
     Raises:
         UsageError: The value is not JSON: NaN, an infinity, a key that is not a string, another type.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _encode(_plain(value))
 
 
 def _plain(value: Any) -> Any:

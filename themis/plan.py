@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from themis.arrow import texts
 from themis.ids import canonical_json, content_hash, evaluation_id, generation_id
 from themis.records import Request
 from themis.work import Item
@@ -153,10 +154,9 @@ class Selection:
 
 
 def _with_ids(table: pa.Table, ids: Sequence[str]) -> pa.Table:
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    return table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+    return table.filter(pc.is_in(table["id"], value_set=texts(ids)))
 
 
 def sample_hash(sample: Sample) -> str:

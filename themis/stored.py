@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from themis.arrow import texts
 from themis.errors import RunMismatchError
 from themis.ids import canonical_json
 from themis.plan import Plan, is_unknown, sample_hash
@@ -106,9 +107,8 @@ class Stored:
 
 def _settled(records: pa.Table, retried: list[str]) -> Ids:
     """The ids of the records that stand: a success, or an error of a kind that is not tried again."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    ok = pc.is_in(records["status"], value_set=pa.array(["ok"]))
-    again = pc.is_in(records["error_kind"], value_set=pa.array(retried, pa.string()))
+    ok = pc.is_in(records["status"], value_set=texts(["ok"]))
+    again = pc.is_in(records["error_kind"], value_set=texts(retried))
     return Ids(records["id"].filter(pc.or_(ok, pc.invert(again))))

@@ -91,8 +91,7 @@ async def generate(model: Model, item: Item) -> tuple[GenerationRecord, bool]:
         outcome = _answered(await model.generate(item.request))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an error of one sample must not stop the run
         outcome, fatal = failure(error), isinstance(error, FatalModelError)
-    if (begun := executions()) > 1:  # the worker of an earlier time died: the request may have been sent before
-        outcome["metadata"] = {**outcome.get("metadata", {}), "executions": begun}
+    outcome["attempts"] += executions() - 1  # the worker of an earlier time died: the request may have been sent
     outcome |= {"started_at": started_at, "latency": time.perf_counter() - clock, "worker": _worker(os.getpid())}
     return record(item, outcome), fatal
 

@@ -32,6 +32,9 @@ SIGN_OF_LIFE_SECONDS = 0.5
 STUCK = b"stuck"
 """The message of a worker in which an item is overdue and cannot be given up."""
 
+IDLE_SECONDS = 2.0
+"""How long a host stays that has nothing to do."""
+
 MESSAGE_BYTES = 1_000_000
 """Results of about this size travel together, larger ones one by one."""
 
@@ -61,23 +64,35 @@ def run_lease(  # noqa: PLR0917 - called in one place, and Ray sends fewer bytes
 
 
 class Host:
-    """An actor whose slots take items as they come. It lives until it is killed."""
+    """An actor whose slots take items as they come.
+
+    It ends when it has had nothing to do for IDLE_SECONDS: while a consumer is away nobody else would end it, and its
+    CPU may be what the map needs that the consumer waits for.
+    """
 
     def __init__(self, key: str, function: bytes, timeout: float | None) -> None:
         self._slots = make_slots(load(key, function), 1, timeout)
         self._timeout = timeout
+        self._n_left = 0
+        self._busy = time.monotonic()  # when it last had an item
 
     def put(self, data: bytes, size: int) -> None:
         """Take in one chunk; from now on `size` items are in progress at once."""
+        self._busy = time.monotonic()
         self._slots.resize(size)
-        put(self._slots, data)
+        self._n_left += put(self._slots, data)
 
     def results(self) -> Iterator[bytes]:
         """Messages about the items of every chunk."""
         yield introduction()
         outbox = Outbox(self._slots, self._timeout)
-        while True:
-            yield from outbox.messages(outbox.collect())
+        while self._n_left or time.monotonic() - self._busy < IDLE_SECONDS:
+            runs = outbox.collect()
+            if runs:
+                self._n_left -= sum(len(run.values) for run in runs)
+                self._busy = time.monotonic()
+            yield from outbox.messages(runs)
+        leave_actor()
 
     def close(self) -> None:
         """Begin nothing more, cancel coroutines."""
@@ -149,6 +164,13 @@ def introduction() -> bytes:
     import ray
 
     return pickle.dumps(ray.get_runtime_context().get_node_id())
+
+
+def leave_actor() -> None:
+    """End the actor that this runs in."""
+    from ray.actor import exit_actor
+
+    exit_actor()
 
 
 def leave(slots: Slots) -> None:

@@ -64,6 +64,9 @@ WINDOW_BYTES = 48_000_000
 MAX_UNREAD = 16
 """Messages of a worker that may wait for the driver; then it stops sending."""
 
+FETCH_SECONDS = 5.0
+"""How long a message may be on its way until one asks whether its node is still there."""
+
 MAX_FALSE_STARTS = 10
 """Workers in a row, and two for each process more, that may end before they have spoken."""
 
@@ -269,14 +272,16 @@ class RayCrew(Crew):
                 self._read(worker, news)
             self._look_after(news)
             self._left_at = time.monotonic()
-            if news.runs or news.losses or self._changed or (until is not None and self._left_at >= until):
+            hungry = self._waiting > 0 and self._free() > 0  # and losing time: that has to be counted
+            if news.runs or news.losses or self._changed or hungry or (until is not None and self._left_at >= until):
                 self._changed = False  # a worker that came or went may be wanted to take items
                 return news
 
     def _back(self) -> None:
-        """While the consumer was away nobody listened: that silence is not the workers'."""
+        """While the consumer was away nobody listened: that silence is not the workers', nor lost by their leases."""
         gap = time.monotonic() - self._left_at
         self._away = max(gap, 0.9 * self._away)
+        self._asked += gap
         for worker in self._workers:
             worker.heard += gap
 
@@ -294,9 +299,12 @@ class RayCrew(Crew):
     def _read(self, worker: Worker, news: News) -> None:
         """Take one message of a worker, or its end."""
         try:
-            data = self._ray.get(next(worker.stream))
+            data = self._fetch(worker, next(worker.stream))
         except StopIteration:
             self._gone(worker, "its worker ended before its last item", news)
+        except self._ray.exceptions.GetTimeoutError:
+            self._end(worker)
+            self._gone(worker, "its node is gone, and a result with it", news)
         except _deaths(self._ray) as error:
             self._gone(worker, f"{type(error).__name__}: {error}", news)
         except self._ray.exceptions.RayError as error:
@@ -304,12 +312,26 @@ class RayCrew(Crew):
         else:
             self._hear(worker, data, news)
 
+    def _fetch(self, worker: Worker, message: Any) -> bytes:
+        """The bytes of a message. A large one lies on the worker's node: no end to waiting for it, if that is gone.
+
+        Raises:
+            GetTimeoutError: The node is gone.
+        """
+        while True:
+            try:
+                return self._ray.get(message, timeout=FETCH_SECONDS)  # type: ignore[no-any-return]
+            except self._ray.exceptions.GetTimeoutError:
+                if worker.node not in {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}:
+                    raise
+
     def _hear(self, worker: Worker, data: bytes, news: News) -> None:
         worker.heard = time.monotonic()
         if not worker.up:
             worker.up = self._changed = True
             self._false_starts = 0
-            self._seen_nodes.add(pickle.loads(data))  # noqa: S301 - from our own worker
+            worker.node = pickle.loads(data)  # noqa: S301 - from our own worker
+            self._seen_nodes.add(worker.node)
             self._first = self._first or worker.heard
         elif data == STUCK:
             self._hangs(worker, news)

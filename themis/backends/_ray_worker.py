@@ -29,6 +29,7 @@ class Worker:
         up: It has spoken.
         retired: It gets no more items, and ends with the last one.
         heard: When it spoke last.
+        node: Where it is, once it has spoken.
         n_left: Items that it has and that have not ended.
     """
 
@@ -39,6 +40,7 @@ class Worker:
     up: bool = False
     retired: bool = False
     heard: float = 0.0
+    node: str = ""
     n_left: int = 0
     _was: int = 0
     _leases: dict[int, list[int]] = field(default_factory=dict)  # start: [stop, items left], in order of leasing
