@@ -61,8 +61,12 @@ SILENT_SECONDS = 2.0
 WINDOW_BYTES = 48_000_000
 """Items and results that are on their way at the same time, about."""
 
-MAX_UNREAD = 16
-"""Messages of a worker that may wait for the driver; then it stops sending."""
+MAX_UNREAD = 256
+"""Messages of a worker that may wait for the driver; then it stops sending, and keeps its CPU while it waits.
+
+More than a lease is worth (0.8 s, one every 4 ms): another map of the same consumer may need that CPU before this one
+is taken from again.
+"""
 
 FETCH_SECONDS = 5.0
 """How long a message may be on its way until one asks whether its node is still there."""
@@ -113,7 +117,8 @@ class RayCrew(Crew):
         self._n_sent = 0
         self._n_bytes = 0  # of the items that were sent
         self._first: float | None = None  # when the first worker spoke
-        self._counted = self._left_at = self._asked = time.monotonic()
+        self._counted = self._left_at = time.monotonic()
+        self._listened = 0.0  # seconds in `wait` since the crew was asked last; not those of a consumer that is away
         self._waiting = 0  # items that no worker could take when the crew was asked last
         self._lost = 0.0  # seconds, of all slots
         self._away = 0.0  # how long the consumer was lately
@@ -213,10 +218,9 @@ class RayCrew(Crew):
 
     def _count_loss(self, waiting: int) -> None:
         """Add up the time for which slots were idle while items waited."""
-        now = time.monotonic()
         if self._first is not None and self._waiting:
-            self._lost += (now - self._asked) * min(self._free(), self._waiting) / self._work.limit
-        self._asked, self._waiting = now, waiting
+            self._lost += self._listened * min(self._free(), self._waiting) / self._work.limit
+        self._listened, self._waiting = 0.0, waiting
 
     def _worth_hosts(self) -> bool:
         """Whether so much time was lost that hosts are worth their start, and nothing speaks against them."""
@@ -272,16 +276,16 @@ class RayCrew(Crew):
                 self._read(worker, news)
             self._look_after(news)
             self._left_at = time.monotonic()
+            self._listened += self._left_at - now
             hungry = self._waiting > 0 and self._free() > 0  # and losing time: that has to be counted
             if news.runs or news.losses or self._changed or hungry or (until is not None and self._left_at >= until):
                 self._changed = False  # a worker that came or went may be wanted to take items
                 return news
 
     def _back(self) -> None:
-        """While the consumer was away nobody listened: that silence is not the workers', nor lost by their leases."""
+        """While the consumer was away nobody listened: that silence is not the workers'."""
         gap = time.monotonic() - self._left_at
         self._away = max(gap, 0.9 * self._away)
-        self._asked += gap
         for worker in self._workers:
             worker.heard += gap
 
