@@ -73,23 +73,24 @@ class Host:
     def __init__(self, key: str, function: bytes, timeout: float | None) -> None:
         self._slots = make_slots(load(key, function), 1, timeout)
         self._timeout = timeout
-        self._n_left = 0
+        self._n_put = 0  # written by `put` alone, which runs on another thread than `results`
         self._busy = time.monotonic()  # when it last had an item
 
     def put(self, data: bytes, size: int) -> None:
         """Take in one chunk; from now on `size` items are in progress at once."""
         self._busy = time.monotonic()
         self._slots.resize(size)
-        self._n_left += put(self._slots, data)
+        self._n_put += put(self._slots, data)
 
     def results(self) -> Iterator[bytes]:
         """Messages about the items of every chunk."""
         yield introduction()
         outbox = Outbox(self._slots, self._timeout)
-        while self._n_left or time.monotonic() - self._busy < IDLE_SECONDS:
+        n_sent = 0
+        while n_sent < self._n_put or time.monotonic() - self._busy < IDLE_SECONDS:
             runs = outbox.collect()
             if runs:
-                self._n_left -= sum(len(run.values) for run in runs)
+                n_sent += sum(len(run.values) for run in runs)
                 self._busy = time.monotonic()
             yield from outbox.messages(runs)
         leave_actor()
