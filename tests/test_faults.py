@@ -624,7 +624,9 @@ def test_a_driver_that_goes_leaves_nothing_running(ray_session, diary, kind, way
     wait_until_quiet(diary)
 
 
-@pytest.mark.parametrize(("kind", "way"), [("plain", "interrupt"), ("coroutine", "end")])
+@pytest.mark.parametrize(
+    ("kind", "way"), [("plain", "interrupt"), pytest.param("coroutine", "end", marks=pytest.mark.soak)]
+)
 def test_a_driver_takes_its_own_ray_along(diary, kind, way):
     """Ctrl-C is a KeyboardInterrupt within a moment; the Ray that a program started leaves no process at its end."""
     with driver("", diary, kind, way) as program:
