@@ -209,7 +209,7 @@ class RayCrew(Crew):
         missing = min(self._shape.processes, self._shape.tasks) - len(hosts)
         if missing > 0 and self._worth_hosts():
             hosts += [self._start_host() for _ in range(missing)]
-        if len(hosts) != self._n_sharing and hosts:
+        if hosts and (missing > 0 or len(hosts) != self._n_sharing):  # one that replaces another has no share yet
             self._n_sharing = len(hosts)
             even, more = divmod(self._work.limit, len(hosts))
             for number, host in enumerate(hosts):
