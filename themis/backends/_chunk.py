@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from themis.backends._errors import portable
+from themis.errors import TaskTimeoutError
 
-    from themis.errors import TaskTimeoutError
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(slots=True)
@@ -41,6 +44,35 @@ class Chunk:
         del self.items[:count]
         self.start += count
         return head
+
+
+class Todo:
+    """Items that nobody has begun, in the order of arrival: to cut a chunk for each would move all that follow."""
+
+    def __init__(self) -> None:
+        self._chunks: deque[tuple[Chunk, Iterator[Any]]] = deque()
+        self.count = 0
+
+    def add(self, chunk: Chunk, *, first: bool = False) -> None:
+        """Take in a chunk that has items, behind the others or before them."""
+        entry = (chunk, iter(chunk.items))
+        (self._chunks.appendleft if first else self._chunks.append)(entry)
+        self.count += len(chunk.items)
+
+    def take(self, count: int) -> Chunk:
+        """The next items, up to `count` and of one chunk; there must be one."""
+        chunk, rest = self._chunks[0]
+        items = list(islice(rest, count))
+        left = rest.__length_hint__()  # type: ignore[attr-defined]
+        if not left:
+            self._chunks.popleft()
+        self.count -= len(items)
+        return Chunk(chunk.stop - left - len(items), items, chunk.execution)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._chunks.clear()
+        self.count = 0
 
 
 class Failed(NamedTuple):
@@ -94,15 +126,11 @@ def set_executions(number: int) -> None:
 
 def overdue(index: int, seconds: float) -> TaskTimeoutError:
     """The error of an item that took longer than its timeout."""
-    from themis.errors import TaskTimeoutError
-
     return TaskTimeoutError(f"item {index} took longer than its timeout of {seconds:g} s")
 
 
 def call(func: Callable[[Any], Any], item: Any) -> Any:
     """The function's value, or its error as Failed; only KeyboardInterrupt passes through."""
-    from themis.backends._errors import portable
-
     try:
         return func(item)
     except KeyboardInterrupt:

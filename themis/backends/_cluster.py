@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 SLOTS_PER_LOOP = 16
 """Coroutines in progress that make another process worth its start."""
 
+COUNT_SECONDS = 2.0
+"""How often the nodes are counted again."""
 
 MAX_NODES_ASKED = 8
 """Nodes that one map asks an autoscaler for at the same time."""
@@ -77,3 +80,69 @@ def check_feasible(nodes: list[dict[str, Any]], options: Mapping[str, Any]) -> N
 def _words(amounts: Mapping[str, float]) -> str:
     kinds = {name: amount for name, amount in amounts.items() if not name.startswith(("node:", "object_store"))}
     return ", ".join(f"{name}={amount:g}" for name, amount in sorted(kinds.items())) or "nothing"
+
+
+def found() -> None:
+    """Nothing: what asked for an empty node has found one."""
+
+
+class Cluster:
+    """The nodes that a map may use, counted again now and then.
+
+    Args:
+        ray: The module, with a session.
+        name: Of the map's tasks.
+        options: What each of them asks for.
+        limit: Items in progress.
+        waits: Of a coroutine function.
+        may_grow: There may be an autoscaler, which is shown how many more nodes would be used.
+    """
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self, ray: Any, name: str, options: Mapping[str, Any], limit: int, waits: bool, may_grow: bool
+    ) -> None:
+        self._ray = ray
+        self._name = name
+        self._options = options
+        self._limit = limit
+        self._waits = waits
+        self._may_grow = may_grow
+        self._scout = ray.remote(found)
+        self._scouts: list[Any] = []
+        self._count(ray.nodes())
+
+    def _count(self, nodes: list[dict[str, Any]]) -> None:
+        self._counted = time.monotonic()
+        self.shape = shape(nodes, self._options, self._limit, waits=self._waits)
+
+    def look(self, *, begun: bool) -> None:
+        """Count again, if it is time; `begun` says that some task has found its place.
+
+        Raises:
+            ExecutionError: None has, and none ever will.
+        """
+        if time.monotonic() - self._counted <= COUNT_SECONDS:
+            return
+        nodes = self._ray.nodes()
+        self._count(nodes)
+        if not begun:
+            check_feasible(nodes, self._options)
+        if self._may_grow:
+            self._ask_for_nodes()
+
+    def _ask_for_nodes(self) -> None:
+        """Let the cluster's autoscaler see that more nodes would be used.
+
+        Workers that wait for a CPU would show it too, but on a cluster that does not grow they would squeeze
+        themselves in. What asks for a whole node waits until there is an empty one, and then it is over at once.
+        """
+        if self._scouts:
+            _, self._scouts = self._ray.wait(self._scouts, num_returns=len(self._scouts), timeout=0)
+        scout = self._scout.options(num_cpus=self.shape.node_cpus, max_retries=0, name=self._name)
+        self._scouts += [scout.remote() for _ in range(self.shape.more_nodes - len(self._scouts))]
+
+    def close(self) -> None:
+        """Ask for nothing any more."""
+        for scout in self._scouts:
+            self._ray.cancel(scout)
+        self._scouts.clear()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from themis.backends._chunk import Chunk, Failed, Run, overdue, set_executions
+from themis.backends._chunk import Chunk, Failed, Run, Todo, overdue, set_executions
 from themis.backends._errors import portable
 from themis.backends._slots import Slots, process_loop
 
@@ -46,9 +45,7 @@ class LoopSlots(Slots):
     def __init__(self, func: Callable[[Any], Any], size: int, timeout: float | None) -> None:
         super().__init__(func, size, timeout)
         self._loop = process_loop()
-        self._todo: deque[Chunk] = deque()
-        self._position = 0  # in the first chunk
-        self._waiting = 0
+        self._todo = Todo()
         self._open: set[_Slot] = set()
         self._sweeping = False
         self._ended = threading.Event()
@@ -57,12 +54,11 @@ class LoopSlots(Slots):
         self._loop.call_soon_threadsafe(self._put, chunk)
 
     def _put(self, chunk: Chunk) -> None:
-        self._todo.append(chunk)
-        self._waiting += len(chunk.items)
+        self._todo.add(chunk)
         self._fill()
 
     def _fill(self) -> None:
-        for _ in range(min(self._size - len(self._open), self._waiting)):
+        for _ in range(min(self._size - len(self._open), self._todo.count)):
             slot = _Slot()
             slot.task = self._loop.create_task(self._work(slot))
             self._open.add(slot)
@@ -84,18 +80,13 @@ class LoopSlots(Slots):
 
     def _begin(self, slot: _Slot) -> bool:
         """Give the slot the next item, if there is one."""
-        if not self._waiting or self._closed or len(self._open) > self._size:
+        if not self._todo.count or self._closed or len(self._open) > self._size:
             return False
-        if self._position == len(self._todo[0].items):
-            self._todo.popleft()
-            self._position = 0
-        chunk = self._todo[0]
+        chunk = self._todo.take(1)
         if chunk.execution != slot.execution:
             slot.execution = chunk.execution
             set_executions(chunk.execution)
-        slot.index, slot.item = chunk.start + self._position, chunk.items[self._position]
-        self._position += 1
-        self._waiting -= 1
+        slot.index, slot.item = chunk.start, chunk.items[0]
         slot.since = time.monotonic()
         return True
 
@@ -154,7 +145,6 @@ class LoopSlots(Slots):
 
     def _cancel(self) -> None:
         self._todo.clear()
-        self._waiting = 0
         for slot in self._open:
             slot.task.cancel()
         if not self._open:

@@ -11,6 +11,8 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,7 +51,8 @@ class Loss(NamedTuple):
 
     Attributes:
         leases: Their positions, in the order in which they would have begun; those that have ended may be among them.
-        suspects: How many of the others, from the front, are taken for what may have ended the worker.
+        suspects: How many of the others, from the front, are taken for what may have ended the worker; 0 for a suspect
+            whose worker ended before it could begin.
         begun: How many of them, from the front, may have begun; no fewer.
         reason: What the backend knows of it.
         timeout: The worker was ended because an item hung in it, whose timeout was so many seconds; else None.
@@ -62,11 +65,12 @@ class Loss(NamedTuple):
     timeout: float | None = None
 
 
-class News(NamedTuple):
+@dataclass(slots=True)
+class News:
     """What a crew has to tell: items that ended, and items whose worker did."""
 
-    runs: Sequence[Run] = ()
-    losses: Sequence[Loss] = ()
+    runs: list[Run] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
 
 
 class MapProgress(NamedTuple):
@@ -182,10 +186,9 @@ class Results(Iterator[Any]):
     ) -> None:
         self._maps: list[_Map] = []
         table = Table(ordered=ordered, keep_errors=return_exceptions)
-        # The generators know nothing of this object: when the last name for it goes, they are closed at once.
-        self._batches = _run(make_crew, items, window, table, self._maps)
         self._rest: list[Iterator[Any]] = []
-        self._results = _flat(self._batches, self._rest)
+        # The generator knows nothing of this object: when the last name for it goes, it is closed at once.
+        self._results = _flat(_run(make_crew, items, window, table, self._maps), self._rest)
 
     def __iter__(self) -> Iterator[Any]:  # noqa: PYI034 - see below
         return self._results  # a Python frame less for each result than through __next__
@@ -205,16 +208,16 @@ class Results(Iterator[Any]):
 
     def close(self) -> None:
         """Cancel what has not ended, in under a second. Idempotent."""
-        self._results.close()  # type: ignore[attr-defined]
-        self._batches.close()
+        self._results.close()
 
 
-def _flat(batches: Iterator[list[Any]], rest: list[Iterator[Any]]) -> Iterator[Any]:
+def _flat(batches: Generator[list[Any], None, None], rest: list[Iterator[Any]]) -> Generator[Any, None, None]:
     """The results of every batch; `rest` has those of the present one that were not taken."""
-    for batch in batches:
-        results = iter(batch)
-        rest[:] = [results]
-        yield from results
+    with closing(batches):
+        for batch in batches:
+            results = iter(batch)
+            rest[:] = [results]
+            yield from results
 
 
 def _run(
@@ -351,14 +354,14 @@ class _Map:
     def _recover(self, loss: Loss) -> None:
         lost = [chunk for lease in loss.leases for chunk in self._table.unfinished(lease)]
         self._again += sum(len(chunk.items) for chunk in lost)
-        alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
-        left, begun = loss.suspects, loss.begun - loss.suspects
-        later: list[Chunk] = []
-        if alone and not left and self._executions.get(loss.leases[0].start):
-            for chunk in lost:  # still a suspect: what ended its worker came before it began
+        if not loss.suspects:  # a suspect is one still: what ended its worker came before it began
+            for chunk in lost:
                 chunk.alone, chunk.execution = True, self._executions[chunk.start]
             self._suspects.extend(lost)
             return
+        alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
+        left, begun = loss.suspects, loss.begun - loss.suspects
+        later: list[Chunk] = []
         for chunk in lost:
             while chunk.items and left:
                 left -= 1
@@ -384,7 +387,7 @@ class _Map:
         if alone and loss.timeout is not None:
             self._fail(index, overdue(index, loss.timeout))
             return
-        deaths = self._deaths[index] = self._deaths.get(index, 0) + (alone and loss.timeout is None)
+        deaths = self._deaths[index] = self._deaths.get(index, 0) + alone
         if deaths >= MAX_DEATHS:
             reason = f"item {index} ended its worker {deaths} times while it ran alone: {loss.reason}"
             self._fail(index, WorkerCrashedError(reason))

@@ -93,7 +93,9 @@ class Host:
                 n_sent += sum(len(run.values) for run in runs)
                 self._busy = time.monotonic()
             yield from outbox.messages(runs)
-        leave_actor()
+        from ray.actor import exit_actor
+
+        exit_actor()
 
     def close(self) -> None:
         """Begin nothing more, cancel coroutines."""
@@ -156,22 +158,11 @@ def _cut(runs: deque[Run], count: int) -> list[Run]:
     return group
 
 
-def found() -> None:
-    """Nothing: what asked for an empty node has found one."""
-
-
 def introduction() -> bytes:
     """The first message: where the worker is."""
     import ray
 
     return pickle.dumps(ray.get_runtime_context().get_node_id())
-
-
-def leave_actor() -> None:
-    """End the actor that this runs in."""
-    from ray.actor import exit_actor
-
-    exit_actor()
 
 
 def leave(slots: Slots) -> None:

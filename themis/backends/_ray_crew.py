@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from themis.backends._cluster import Shape, check_feasible, shape
+from themis.backends._cluster import Cluster, Shape
 from themis.backends._engine import Crew, News
-from themis.backends._lease import STUCK, Host, found, run_lease
+from themis.backends._lease import STUCK, Host, run_lease
 from themis.backends._ray_worker import Tempo, Worker
 from themis.backends._wire import ItemPacker, unpack_runs
 from themis.errors import ExecutionError
@@ -51,9 +51,6 @@ CLOSE_SECONDS = 0.4
 
 TICK_SECONDS = 0.25
 """How often a crew that waits looks at silent workers."""
-
-COUNT_SECONDS = 2.0
-"""How often it looks at the cluster."""
 
 SILENT_SECONDS = 2.0
 """A worker that said nothing for longer than its items' timeout and this is taken to hang."""
@@ -95,15 +92,13 @@ class RayCrew(Crew):
     def __init__(self, ray: Any, work: Work) -> None:
         self._ray = ray
         self._work = work
-        self._shape = self._count()
+        self._cluster = Cluster(ray, work.name, work.options, work.limit, work.waits, work.may_grow)
         options = {"scheduling_strategy": "SPREAD", **work.options}
         task = {**options, **_STREAMING, "name": work.name, "max_retries": 0}
         self._task = ray.remote(run_lease).options(**task)
         # Alone, an item begins when its worker's introduction has been read: a death before that is not its doing.
         self._lone_task = ray.remote(run_lease).options(**task | {"_generator_backpressure_num_objects": 1})
         self._host = ray.remote(Host).options(**_for_actors(options), max_concurrency=2, max_restarts=0)
-        self._scout = ray.remote(found)
-        self._scouts: list[Any] = []
         self._packer = ItemPacker()
         self._workers: list[Worker] = []
         self._target: Worker | None = None
@@ -117,14 +112,15 @@ class RayCrew(Crew):
         self._n_sent = 0
         self._n_bytes = 0  # of the items that were sent
         self._first: float | None = None  # when the first worker spoke
-        self._counted = self._left_at = time.monotonic()
+        self._left_at = time.monotonic()
         self._listened = 0.0  # seconds in `wait` since the crew was asked last; not those of a consumer that is away
         self._waiting = 0  # items that no worker could take when the crew was asked last
         self._lost = 0.0  # seconds, of all slots
         self._away = 0.0  # how long the consumer was lately
 
-    def _count(self) -> Shape:
-        return shape(self._ray.nodes(), self._work.options, self._work.limit, waits=self._work.waits)
+    @property
+    def _shape(self) -> Shape:
+        return self._cluster.shape
 
     @property
     def nodes(self) -> int:
@@ -147,8 +143,10 @@ class RayCrew(Crew):
         hosts = self._hosts()
         up = [host for host in hosts if host.up]
         if up:
-            neediest = max(up, key=lambda host: self._deficit(host) / host.size)
-            if (count := self._deficit(neediest)) >= self._worth_a_message(neediest):
+            free = self._free()
+            deficits = {host: self._deficit(host, free) for host in up}
+            neediest = max(up, key=lambda host: deficits[host] / host.size)
+            if (count := deficits[neediest]) >= self._worth_a_message(neediest):
                 self._target = neediest
                 even = ceil((waiting + sum(host.n_left for host in up)) / len(up)) - neediest.n_left
                 return min(count, max(1, even))
@@ -190,9 +188,9 @@ class RayCrew(Crew):
         n_plain = sum(worker.host is None for worker in self._workers)
         return n_plain < self._shape.processes and len(self._workers) < self._shape.tasks
 
-    def _deficit(self, host: Worker) -> int:
+    def _deficit(self, host: Worker, free: int) -> int:
         """Items that a host should get now: what its slots take, and some to go on with while the driver is away."""
-        room = self._free() + host.in_progress()
+        room = free + host.in_progress()
         if room < host.size or host.shrinks:
             return min(room, host.size) - host.n_left
         ahead = max(AHEAD_SECONDS, 2 * self._away)
@@ -266,10 +264,7 @@ class RayCrew(Crew):
         until = None if timeout is None else time.monotonic() + timeout
         self._back()
         while True:
-            news = News([], [])
-            if self._unsendable:
-                news.runs.extend(self._unsendable)  # type: ignore[attr-defined]
-                self._unsendable = []
+            news, self._unsendable = News(self._unsendable), []
             now = time.monotonic()
             tick = TICK_SECONDS if until is None else max(0.0, min(TICK_SECONDS, until - now))
             for worker in self._speaking(0.0 if news.runs else tick):
@@ -342,7 +337,7 @@ class RayCrew(Crew):
         elif data:
             runs, pace = unpack_runs(data)
             self._tempo.note(worker.note(runs), pace, len(data))
-            news.runs.extend(runs)  # type: ignore[attr-defined]
+            news.runs.extend(runs)
 
     def _hangs(self, worker: Worker, news: News) -> None:
         self._end(worker)
@@ -355,7 +350,7 @@ class RayCrew(Crew):
             self._note_false_start(reason)
         if worker.n_left:
             logger.warning("%d items run again: %s", worker.n_left, reason.splitlines()[0])
-            news.losses.append(worker.loss(reason, self._tempo, timeout))  # type: ignore[attr-defined]
+            news.losses.append(worker.loss(reason, self._tempo, timeout))
 
     def _note_false_start(self, reason: str) -> None:
         self._false_starts += 1
@@ -374,24 +369,7 @@ class RayCrew(Crew):
             elif worker.retired and not worker.n_left:
                 self._end(worker)
                 self._workers.remove(worker)
-        if now - self._counted > COUNT_SECONDS:
-            self._counted = now
-            self._shape = self._count()
-            if self._first is None:
-                check_feasible(self._ray.nodes(), self._work.options)
-            if self._work.may_grow:
-                self._ask_for_nodes()
-
-    def _ask_for_nodes(self) -> None:
-        """Let the cluster's autoscaler see that more nodes would be used.
-
-        Workers that wait for a CPU would show it too, but on a cluster that does not grow they would squeeze
-        themselves in. What asks for a whole node waits until there is an empty one, and then it is over at once.
-        """
-        if self._scouts:
-            _, self._scouts = self._ray.wait(self._scouts, num_returns=len(self._scouts), timeout=0)
-        scout = self._scout.options(num_cpus=self._shape.node_cpus, max_retries=0, name=self._work.name)
-        self._scouts += [scout.remote() for _ in range(self._shape.more_nodes - len(self._scouts))]
+        self._cluster.look(begun=self._first is not None)
 
     # Leaving
 
@@ -419,8 +397,7 @@ class RayCrew(Crew):
         for worker in self._workers:
             if worker.host is not None:
                 self._ray.kill(worker.host)
-        for scout in self._scouts:
-            self._ray.cancel(scout)
+        self._cluster.close()
         self._workers.clear()
 
 

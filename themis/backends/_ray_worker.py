@@ -63,18 +63,22 @@ class Worker:
                 del self._leases[start]
                 self._starts.remove(start)
         self.n_left -= total
+        self._settle()
         return total
 
     def resize(self, size: int) -> None:
         """Another share; a smaller one holds once so few items are left."""
         self._was = max(self.size, self._was)
         self.size = size
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.n_left <= self.size:
+            self._was = 0
 
     @property
     def shrinks(self) -> bool:
         """Whether more may be in progress than its share now is."""
-        if self._was > self.size >= self.n_left:
-            self._was = 0
         return self._was > self.size
 
     def in_progress(self) -> int:

@@ -61,11 +61,12 @@ class Slots(ABC):
             runs = [self._done.get(timeout != 0, timeout)]
         except Empty:
             return []
-        for pause in (linger / 16, linger) if linger else (0.0,):
-            time.sleep(pause)
-            self._drain(runs)
+        self._drain(runs)
+        for pause in (linger / 16, linger) if linger else ():
             if enough is not None and sum(len(run.values) for run in runs) >= enough:
                 break
+            time.sleep(pause)
+            self._drain(runs)
         return runs
 
     def _drain(self, runs: list[Run]) -> None:

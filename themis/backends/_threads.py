@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from themis.backends._chunk import Chunk, Failed, Run, overdue, set_executions
+from themis.backends._chunk import Chunk, Failed, Run, Todo, overdue, set_executions
 from themis.backends._errors import portable
 from themis.backends._slots import Slots
 
@@ -61,33 +59,6 @@ def active_seconds(thread: int) -> float:
     return (int(ran) + int(stood)) / 1e9
 
 
-class _Todo:
-    """Items that no thread has taken, in the order of arrival."""
-
-    def __init__(self) -> None:
-        self._chunks: deque[tuple[Chunk, Iterator[Any]]] = deque()
-        self.count = 0
-
-    def add(self, chunk: Chunk, *, first: bool = False) -> None:
-        entry = (chunk, iter(chunk.items))
-        (self._chunks.appendleft if first else self._chunks.append)(entry)
-        self.count += len(chunk.items)
-
-    def take(self, count: int, thread: int) -> _Piece:
-        """Up to `count` items of the first chunk, for a thread; there must be one."""
-        chunk, rest = self._chunks[0]
-        items = list(islice(rest, count))
-        start = chunk.stop - rest.__length_hint__() - len(items)  # type: ignore[attr-defined]
-        if start + len(items) == chunk.stop:
-            self._chunks.popleft()
-        self.count -= len(items)
-        return _Piece(start, len(items), iter(items), chunk.execution, thread, time.perf_counter())
-
-    def clear(self) -> None:
-        self._chunks.clear()
-        self.count = 0
-
-
 class ThreadSlots(Slots):
     """Slots on daemon threads.
 
@@ -105,7 +76,7 @@ class ThreadSlots(Slots):
         self._waits = waits
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)
-        self._todo = _Todo()
+        self._todo = Todo()
         self._running: dict[_Piece, None] = {}  # in order of beginning
         self._threads = 0
         self._idle = 0
@@ -161,7 +132,9 @@ class ThreadSlots(Slots):
             if self._closed or self._threads > self._size:
                 self._threads -= 1
                 return None
-            piece = self._todo.take(min(size, 1 + self._todo.count // (2 * self._threads)), thread)
+            chunk = self._todo.take(min(size, 1 + self._todo.count // (2 * self._threads)))
+            began = time.perf_counter()
+            piece = _Piece(chunk.start, len(chunk.items), iter(chunk.items), chunk.execution, thread, began)
             self._running[piece] = None
             return piece
 
@@ -193,7 +166,7 @@ class ThreadSlots(Slots):
 
     def _send(self, piece: _Piece) -> None:
         """Hand over what a piece has so far; the lock is held."""
-        values = piece.values[piece.n_sent :] if piece.n_sent else piece.values[:]
+        values = piece.values[piece.n_sent :]
         if values:
             self._done.put(Run(piece.start + piece.n_sent, values, piece.failed))
             piece.n_sent += len(values)

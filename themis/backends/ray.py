@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TASK_CPUS = 0.5
-"""CPUs that a task asks for: a lease may begin beside one whose last items are still running."""
+"""CPUs that a worker asks for: a host may start beside the plain task whose place it takes."""
 
 CONNECT_SECONDS = 5.0
 """How long a cluster's head may take to accept a connection."""
