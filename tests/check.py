@@ -46,7 +46,8 @@ def set_up() -> None:
     """Make the environment, or bring it up to date; uv, because it takes a third of pip's time."""
     if not Path(PYTHON).exists():
         venv.create(VENV, with_pip=True)
-        step("uv", [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv"], must=True)
+    # Also where the environment is there: the README's first command makes one without uv.
+    step("uv", [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv"], must=True)
     uv = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON]
     step("install", [*uv, "--editable", ".", "--group", "dev"], must=True)
 

@@ -71,7 +71,8 @@ class OpenAIModel(Model):
     async def check(self) -> None:
         if self.provider.needs_key and self.transport == self.provider.base_url and not self._key():
             raise AuthenticationError(
-                f"no key for {self.name}: set {self.provider.key_env}, or base_url= for another server",
+                f"no key for {self.name}: set {self.provider.key_env}, or base_url= for another server. "
+                "`themis list models` shows every provider, and the model demo, which needs none",
                 attempts=0,
             )
         await self._http.check()
