@@ -432,7 +432,7 @@ def test_a_storage_that_fails_in_the_middle_ends_the_run(server):
 
 def test_a_missing_key_or_server_is_found_first():
     """No key for a provider, and no server at an address, are one sentence each, with what to do."""
-    with pytest.raises(ModelError, match="no key for openai/gpt-4o: set OPENAI_API_KEY.*themis list models"):
+    with pytest.raises(ModelError, match=r"no key for openai/gpt-4o: set OPENAI_API_KEY.*themis list models"):
         evaluate(ROWS, "openai/gpt-4o")
     with pytest.raises(ModelError, match=r"127\.0\.0\.1:9/v1 cannot be reached.*check base_url"):
         evaluate(ROWS, "openai/m", base_url="http://127.0.0.1:9/v1")
