@@ -31,7 +31,7 @@ LAYERS = [
 KNOW_EACH_OTHER = next(names for names in LAYERS if "run" in names)  # the parts of one run
 
 USES = {
-    "ray": {"backends/ray.py", "backends/_lease.py"},
+    "ray": {"backends/ray.py", "backends/_host.py"},
     "fsspec": {
         "backends/fsspec.py",
         "backends/_place.py",

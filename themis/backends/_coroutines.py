@@ -138,6 +138,9 @@ class LoopSlots(Slots):
         long_ago = time.monotonic() - self._timeout - CANCEL_SECONDS - 0.5
         return any(slot.since is not None and slot.since < long_ago for slot in list(self._open))
 
+    def in_progress(self) -> int:
+        return len(self._open)
+
     def close(self) -> None:
         self._closed = True
         self._loop.call_soon_threadsafe(self._cancel)

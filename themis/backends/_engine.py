@@ -51,8 +51,7 @@ class Loss(NamedTuple):
 
     Attributes:
         leases: Their positions, in the order in which they would have begun; those that have ended may be among them.
-        suspects: How many of the others, from the front, are taken for what may have ended the worker; 0 for a suspect
-            whose worker ended before it could begin.
+        suspects: How many of the others, from the front, are taken for what may have ended the worker.
         begun: How many of them, from the front, may have begun; no fewer.
         reason: What the backend knows of it.
         timeout: The worker was ended because an item hung in it, whose timeout was so many seconds; else None.
@@ -330,7 +329,7 @@ class _Map:
         self._pulled += len(items)
 
     def _submit(self) -> None:
-        while self._suspects and self._crew.wants(1, alone=True):
+        while self._suspects and self._crew.wants(len(self._suspects), alone=True):
             self._lease(self._suspects.popleft())
         while self._todo and (count := self._crew.wants(sum(len(chunk.items) for chunk in self._todo))):
             first = self._todo[0]
@@ -354,15 +353,14 @@ class _Map:
     def _recover(self, loss: Loss) -> None:
         lost = [chunk for lease in loss.leases for chunk in self._table.unfinished(lease)]
         self._again += sum(len(chunk.items) for chunk in lost)
-        if not loss.suspects:  # a suspect is one still: what ended its worker came before it began
-            for chunk in lost:
-                chunk.alone, chunk.execution = True, self._executions[chunk.start]
-            self._suspects.extend(lost)
-            return
         alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
         left, begun = loss.suspects, loss.begun - loss.suspects
         later: list[Chunk] = []
         for chunk in lost:
+            if not loss.begun and chunk.start in self._deaths:  # a suspect is one still
+                chunk.alone, chunk.execution = True, self._executions[chunk.start]
+                self._suspects.append(chunk)
+                continue
             while chunk.items and left:
                 left -= 1
                 self._suspect(chunk.cut(1), loss, alone)

@@ -94,6 +94,10 @@ class Slots(ABC):
         """Whether an item is overdue and nothing inside this process can give it up."""
         return False
 
+    @abstractmethod
+    def in_progress(self) -> int:
+        """How many items hold a slot or a thread, given up ones included."""
+
     def abandoned(self) -> int:
         """How many items were given up and still hold a thread."""
         return 0

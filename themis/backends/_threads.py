@@ -242,6 +242,9 @@ class ThreadSlots(Slots):
     def _n_threads(self) -> int | None:
         return None if self._waits else max(1, self._threads)
 
+    def in_progress(self) -> int:
+        return len(self._running) + self._abandoned
+
     def abandoned(self) -> int:
         return self._abandoned
 

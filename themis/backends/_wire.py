@@ -8,7 +8,7 @@ import site
 import sys
 import sysconfig
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +20,7 @@ from themis.errors import TaskError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from types import ModuleType
 
 
@@ -98,18 +99,21 @@ class _Blobs(NamedTuple):
     blobs: tuple[bytes | None, ...]
 
 
-def _pack(values: Sequence[Any], dumps: Callable[[Any], bytes]) -> tuple[Any, dict[int, Exception]]:
+def _pack(
+    values: Sequence[Any], dumping: Callable[[], AbstractContextManager[Callable[[Any], bytes]]]
+) -> tuple[Any, dict[int, Exception]]:
     """The values, ready to be pickled together, and by its place the error of each that cannot be pickled."""
     if _SCALARS.issuperset(map(type, values)):
         return values, {}
     blobs: list[bytes | None] = []
     errors: dict[int, Exception] = {}
-    for place, value in enumerate(values):
-        try:
-            blobs.append(dumps(value))
-        except Exception as error:  # noqa: BLE001 - whatever __reduce__ of a user's class may raise
-            blobs.append(None)
-            errors[place] = error
+    with dumping() as dumps:
+        for place, value in enumerate(values):
+            try:
+                blobs.append(dumps(value))
+            except Exception as error:  # noqa: BLE001 - whatever __reduce__ of a user's class may raise
+                blobs.append(None)
+                errors[place] = error
     return _Blobs(tuple(blobs)), errors
 
 
@@ -139,14 +143,20 @@ class ItemPacker:
     """Makes bytes of chunks. Classes of the user's own modules go along by value, as for functions."""
 
     def __init__(self) -> None:
-        self._modules = _own_modules()
+        self._modules: list[ModuleType] | None = None
 
     def pack(self, chunk: Chunk) -> tuple[bytes, list[Run]]:
         """The chunk as bytes, and a UsageError as the result of each item that cannot be pickled."""
-        with _by_value(self._modules):
-            packed, errors = _pack(chunk.items, cloudpickle.dumps)
+        packed, errors = _pack(chunk.items, self._dumping)
         data = pickle.dumps((chunk.start, chunk.execution, packed), protocol=pickle.HIGHEST_PROTOCOL)
         return data, [_unsendable(chunk.start + place, error) for place, error in errors.items()]
+
+    @contextmanager
+    def _dumping(self) -> Iterator[Callable[[Any], bytes]]:
+        if self._modules is None:  # looked for only where an item may belong to one of them
+            self._modules = _own_modules()
+        with _by_value(self._modules):
+            yield cloudpickle.dumps
 
 
 def _unsendable(index: int, error: Exception) -> Run:
@@ -154,7 +164,7 @@ def _unsendable(index: int, error: Exception) -> Run:
     return Run(index, [Failed(reason)], failed=True)
 
 
-def unpack_chunk(data: bytes) -> tuple[list[Chunk], list[Run]]:
+def unpack_chunk(data: bytes | bytearray) -> tuple[list[Chunk], list[Run]]:
     """The items that arrived, in runs, and a TaskError as the result of each that cannot be rebuilt here."""
     start, execution, packed = pickle.loads(data)  # noqa: S301 - from our own driver
     items, errors = _unpack(packed)
@@ -183,7 +193,7 @@ def pack_runs(runs: Sequence[Run], pace: Pace) -> bytes:
             if type(value) is Failed:
                 failures[place] = _pack_error(value.error)
                 values[place] = None
-    packed, errors = _pack(values, _by_value_or_reference)
+    packed, errors = _pack(values, lambda: nullcontext(_by_value_or_reference))
     for place, error in errors.items():
         failures[place] = _pack_error(portable(_unpicklable(values[place], error)))
     shape = [(run.start, len(run.values)) for run in runs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from themis.backends._chunk import Pace, Run
-from themis.backends._ray_worker import Tempo, Worker
+from themis.backends._worker import Tempo, Worker
 
 
 def test_results_are_struck_off_their_leases():

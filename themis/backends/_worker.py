@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right, insort
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from themis.backends._engine import Loss
 
@@ -17,28 +17,43 @@ MAX_SUSPECTS = 32
 """Items that are run again one by one after a death, where no more were in progress."""
 
 
+class Way(Protocol):
+    """How a worker is told what to do."""
+
+    def send(self, size: int, data: bytes) -> None:
+        """Give it a packed chunk; from now on `size` of its items may be in progress."""
+
+    def leave(self) -> None:
+        """Let it begin nothing more, cancel what it can, and end."""
+
+    def close(self) -> None:
+        """Nothing more will be said."""
+
+
 @dataclass(eq=False)
 class Worker:
-    """A process that has items: a plain task with one lease, or a host with several.
+    """A process that runs items.
 
     Attributes:
         stream: Its messages.
+        way: To it.
+        actor: Its handle, where it is one.
+        started: When it was asked for.
         size: Its share of what may be in progress.
-        host: The actor; None for a plain task.
-        alone: It has one item, which may have ended its worker before.
+        reserved: For items that may have ended their worker before: one at a time.
         up: It has spoken.
-        retired: It gets no more items, and ends with the last one.
         heard: When it spoke last.
         node: Where it is, once it has spoken.
         n_left: Items that it has and that have not ended.
     """
 
     stream: Any
-    size: int
-    host: Any = None
-    alone: bool = False
+    way: Way
+    actor: Any = None
+    started: float = field(default_factory=time.monotonic)
+    size: int = 1
+    reserved: bool = False
     up: bool = False
-    retired: bool = False
     heard: float = 0.0
     node: str = ""
     n_left: int = 0
@@ -85,14 +100,19 @@ class Worker:
         """At most so many of its items have begun and not ended."""
         return min(self._was if self.shrinks else self.size, self.n_left)
 
+    def leases(self) -> list[range]:
+        """What it was given and has not ended, in order; some items of each may have."""
+        return [range(start, stop) for start, (stop, _) in self._leases.items()]
+
     def loss(self, reason: str, tempo: Tempo, timeout: float | None = None) -> Loss:
         """Its items, as lost: what was in progress, and what may have begun since it spoke last."""
-        leases = [range(start, stop) for start, (stop, _) in self._leases.items()]
-        if self.alone and not self.up:
-            return Loss(leases, 0, 0, reason, timeout)
-        since = tempo.items_in(time.monotonic() - self.heard, self.size) if self.up else 0
+        since = tempo.items_in(time.monotonic() - self.heard, self.size)
         begun = min(self.n_left, self.in_progress() + since)
-        return Loss(leases, min(begun, max(self.in_progress(), MAX_SUSPECTS)), begun, reason, timeout)
+        return Loss(self.leases(), min(begun, max(self.in_progress(), MAX_SUSPECTS)), begun, reason, timeout)
+
+    def untouched(self, reason: str) -> Loss:
+        """Its items, none of which has begun: it did all that it had taken in, and ended."""
+        return Loss(self.leases(), 0, 0, reason)
 
 
 class Tempo:
