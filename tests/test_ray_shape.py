@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from themis.backends._cluster import Shape, check_feasible, shape
+from themis.backends._cluster import Shape, check_feasible, next_place, shape
 from themis.errors import ExecutionError
 
 
@@ -40,3 +40,20 @@ def test_what_no_node_has_is_an_error_with_both_sides():
 def test_what_some_node_has_is_feasible():
     """One node with enough is enough, however busy it is."""
     check_feasible([node(CPU=1), node(CPU=8, GPU=2)], {"num_cpus": 4, "num_gpus": 1})
+
+
+def test_a_worker_is_placed_where_the_fewest_share_the_cpus():
+    """Of the nodes that have what is asked the emptiest for its size is chosen; one alone, or none, is left to Ray."""
+    nodes = [
+        {"NodeID": "head", **node(CPU=0)},
+        {"NodeID": "small", **node(CPU=2)},
+        {"NodeID": "large", **node(CPU=8)},
+        {"NodeID": "gone", **node(alive=False, CPU=64)},
+    ]
+    asks = {"num_cpus": 0.5}
+
+    assert next_place(nodes, asks, []) == "large"
+    assert next_place(nodes, asks, ["large"] * 4) == "small"
+    assert next_place(nodes, asks, ["large"] * 4 + ["small"]) == "large"
+    assert next_place(nodes, {"num_cpus": 4}, []) is None
+    assert next_place(nodes[:2], asks, []) is None

@@ -10,7 +10,7 @@ from themis.backends._worker import Tempo, Worker
 
 def test_results_are_struck_off_their_leases():
     """A worker's loss names the leases that have items left, in the order of leasing, and no other."""
-    worker = Worker(stream=None, size=2, up=True)
+    worker = Worker(stream=None, way=None, size=2, up=True)
     worker.add(100, 110, 10)
     worker.add(0, 3, 3)
     worker.add(50, 60, 10)
@@ -23,21 +23,19 @@ def test_results_are_struck_off_their_leases():
     assert (loss.suspects, loss.begun) == (2, 2)
 
 
-def test_a_suspect_whose_worker_never_spoke_has_not_begun():
-    """The death of a worker before its introduction is not counted against the item that it was for."""
-    worker = Worker(stream=None, size=1, alone=True)
-    worker.add(7, 8, 1)
+def test_what_a_worker_left_untouched_is_no_suspect():
+    """Of the items of a worker that ended in order none has begun, whatever its share was."""
+    worker = Worker(stream=None, way=None, size=4, up=True)
+    worker.add(7, 12, 5)
 
-    assert worker.loss("gone", Tempo()).suspects == 0
+    loss = worker.untouched("")
 
-    worker.up = True
-
-    assert worker.loss("gone", Tempo()).suspects == 1
+    assert (loss.leases, loss.suspects, loss.begun) == ([range(7, 12)], 0, 0)
 
 
 def test_a_smaller_share_holds_once_so_few_are_left():
     """A worker counts with its old share until no more items are left than its new one."""
-    worker = Worker(stream=None, size=8)
+    worker = Worker(stream=None, way=None, size=8)
     worker.add(0, 20, 20)
     worker.resize(2)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from functools import cache
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from themis.errors import ExecutionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 SLOTS_PER_LOOP = 16
 """Coroutines in progress that make another process worth its start."""
@@ -60,6 +62,27 @@ def _fits(node: Mapping[str, float], ask: Mapping[str, float]) -> int:
     return min(int(node.get(name, 0) / amount + 1e-9) for name, amount in ask.items())
 
 
+def next_place(nodes: list[dict[str, Any]], options: Mapping[str, Any], used: Iterable[str]) -> str | None:
+    """Id of the node where one more worker shares its CPUs with the fewest; None where there is no choice.
+
+    Args:
+        nodes: As Ray describes them.
+        options: What a worker asks for.
+        used: For each worker that there is, the id of its node.
+    """
+    ask = asked(options)
+    fitting = [node for node in nodes if node["Alive"] and (not ask or _fits(node["Resources"], ask))]
+    if len(fitting) < 2:
+        return None
+    counts = Counter(used)
+
+    def crowded(node: dict[str, Any]) -> float:
+        cpus: float = node["Resources"].get("CPU", 0)
+        return (counts[node["NodeID"]] + 1) / max(cpus, 0.5)
+
+    return str(min(fitting, key=crowded)["NodeID"])
+
+
 def check_feasible(nodes: list[dict[str, Any]], options: Mapping[str, Any]) -> None:
     """Nothing, where some node has what a task asks for.
 
@@ -80,6 +103,12 @@ def check_feasible(nodes: list[dict[str, Any]], options: Mapping[str, Any]) -> N
 def _words(amounts: Mapping[str, float]) -> str:
     kinds = {name: amount for name, amount in amounts.items() if not name.startswith(("node:", "object_store"))}
     return ", ".join(f"{name}={amount:g}" for name, amount in sorted(kinds.items())) or "nothing"
+
+
+@cache
+def remote(ray: Any, target: Any) -> Any:
+    """The function or class as Ray knows it; made once, because Ray sends it to the cluster once for each making."""
+    return ray.remote(target)
 
 
 def found() -> None:
@@ -107,13 +136,18 @@ class Cluster:
         self._limit = limit
         self._waits = waits
         self._may_grow = may_grow
-        self._scout = ray.remote(found)
+        self._scout = remote(ray, found)
         self._scouts: list[Any] = []
         self._count(ray.nodes())
 
     def _count(self, nodes: list[dict[str, Any]]) -> None:
         self._counted = time.monotonic()
+        self._nodes = nodes
         self.shape = shape(nodes, self._options, self._limit, waits=self._waits)
+
+    def place(self, used: Iterable[str]) -> str | None:
+        """Where one more worker should be, beside those on these nodes; None to leave it to Ray."""
+        return None if "scheduling_strategy" in self._options else next_place(self._nodes, self._options, used)
 
     def look(self, *, begun: bool) -> None:
         """Count again, if it is time; `begun` says that some task has found its place.

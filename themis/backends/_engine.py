@@ -42,7 +42,7 @@ CUT_AFTER_LOSS = 8
 AHEAD_SECONDS = 0.5
 """Work that a window without a bound of the caller's may hold ahead of the consumer."""
 
-GROWTH = 4
+GROWTH = 16
 """Times what the consumer has taken, at most, that such a window holds."""
 
 

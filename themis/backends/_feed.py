@@ -45,9 +45,14 @@ class Address(NamedTuple):
 
 
 class Lane:
-    """The driver's end of one worker's connection. What is sent before it is made waits for it."""
+    """The driver's end of one worker's connection. What is sent before it is made waits for it.
+
+    Attributes:
+        ended: The worker has hung up: what is sent from now on is lost.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.ended = False
         self._loop = loop
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: list[bytes] = []
@@ -69,7 +74,7 @@ class Lane:
     def _write(self, *parts: bytes) -> None:
         if self._writer is None:
             self._waiting.extend(parts)
-        else:
+        elif not self.ended:
             self._writer.writelines(parts)
 
     def close(self) -> None:
@@ -115,6 +120,10 @@ class Door:
             return
         set_no_delay(writer.get_extra_info("socket"))
         lane.opened(writer)
+        with suppress(OSError):
+            await reader.read(1)  # a worker says nothing more: this is the end of the connection
+        lane.ended = True
+        writer.close()
 
     def close(self) -> None:
         """Take no more connections; those that are there stay."""

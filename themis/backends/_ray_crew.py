@@ -36,6 +36,9 @@ WORKERS_OF_THAT = 8
 START_SECONDS = 2.0
 """A worker that has not spoken for so long waits for a place on the cluster: its share goes to the others."""
 
+PLACE_SECONDS = 5.0
+"""How long a worker may take to come up on the node that was chosen for it, once any has come up."""
+
 TICK_SECONDS = 0.25
 """How often a crew that waits looks around."""
 
@@ -85,7 +88,7 @@ class RayCrew(Crew):
             return int(self._target is not None)
         self._hire(waiting)
         sharing = self._share()
-        up = [worker for worker in sharing if worker.up]
+        up = [worker for worker in sharing if worker.listens]
         if not up:
             return 0
         free = self._free()
@@ -124,13 +127,23 @@ class RayCrew(Crew):
         for _ in range(min(places, n_items) - len(normal)):
             self._start()
 
-    def _start(self) -> Worker:
-        return self._staff.start(GATHER_SECONDS * max(1.0, self._shape.processes / WORKERS_OF_THAT))
+    def _start(self, *, anywhere: bool = False) -> Worker:
+        place = None if anywhere else self._cluster.place(worker.node for worker in self._workers)
+        return self._staff.start(place, GATHER_SECONDS * max(1.0, self._shape.processes / WORKERS_OF_THAT))
+
+    def _ask_elsewhere(self) -> None:
+        """Let Ray look for a place for those that do not come up where they should: the node may be full, or gone."""
+        late = time.monotonic() - PLACE_SECONDS
+        if self._staff.begun is None or self._staff.begun > late:  # until then it is the cluster that is slow
+            return
+        for worker in [w for w in self._workers if w.placed and not w.up and w.started < late]:
+            self._staff.dismiss(worker)
+            self._start(anywhere=True).reserved = worker.reserved
 
     def _share(self) -> list[Worker]:
         """The workers among which the limit is shared, those that will be there in a moment included."""
         fresh = time.monotonic() - START_SECONDS
-        sharing = [w for w in self._workers if not w.reserved and (w.up or w.started > fresh)]
+        sharing = [w for w in self._workers if not w.reserved and (w.listens or w.started > fresh)]
         if sharing != self._sharing:
             self._sharing = sharing
             even, more = divmod(self._limit, max(1, len(sharing)))
@@ -155,7 +168,7 @@ class RayCrew(Crew):
             reserved[-1].reserved = True
         if self._free() < 1:
             return None
-        return next((worker for worker in reserved if worker.up and not worker.n_left), None)
+        return next((worker for worker in reserved if worker.listens and not worker.n_left), None)
 
     def submit(self, chunk: Chunk) -> None:
         data, unsendable = self._packer.pack(chunk)
@@ -176,7 +189,8 @@ class RayCrew(Crew):
         news, self._unsendable = News(self._unsendable), []
         tick = TICK_SECONDS if timeout is None else min(TICK_SECONDS, timeout)
         self._staff.listen(0.0 if news.runs else tick, news)
-        self._cluster.look(begun=self._staff.has_begun)
+        self._ask_elsewhere()
+        self._cluster.look(begun=self._staff.begun is not None)
         return news
 
     def close(self) -> None:

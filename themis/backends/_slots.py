@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from themis.backends._chunk import Chunk
 
 
+LOOKS = 4
+"""How often it is looked whether there is enough, while more is waited for."""
+
+
 def is_coroutine_function(func: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine: a function, a partial, or an object whose __call__ is one."""
     while isinstance(func, partial):
@@ -62,7 +66,7 @@ class Slots(ABC):
         except Empty:
             return []
         self._drain(runs)
-        for pause in (linger / 16, linger) if linger else ():
+        for pause in (linger / 16, *[linger / LOOKS] * LOOKS) if linger else ():
             if enough is not None and sum(len(run.values) for run in runs) >= enough:
                 break
             time.sleep(pause)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from themis.backends._cluster import remote
 from themis.backends._feed import Door
 from themis.backends._host import STUCK, UNREACHABLE, ActorHost, Order, serve
 from themis.backends._wire import unpack_runs
@@ -66,7 +67,7 @@ class Staff:
         workers: Those that were started and have not ended.
         tempo: Of their items.
         nodes: Where any of them has been.
-        has_begun: Whether any has ever spoken.
+        begun: When the first of all spoke.
         changed: One came or went since this was set to False.
     """
 
@@ -74,31 +75,44 @@ class Staff:
         self._ray = ray
         self._work = work
         options = {"scheduling_strategy": "SPREAD", **work.options}
-        self._task = ray.remote(serve).options(**options, **_STREAMING, name=work.name, max_retries=0)
-        self._actor = ray.remote(ActorHost).options(**_for_actors(options), max_concurrency=2, max_restarts=0)
+        self._for_tasks = {**options, **_STREAMING, "name": work.name, "max_retries": 0}
+        self._for_actors = {**_for_actors(options), "max_concurrency": 2, "max_restarts": 0}
+        remote(ray, serve).options(**self._for_tasks)  # a name or a value that is wrong is found here
         self._door = _open_door(ray)
         self._false_starts = 0
         self._left_at = time.monotonic()
         self.workers: list[Worker] = []
         self.tempo = Tempo()
         self.nodes: set[str] = set()
-        self.has_begun = False
+        self.begun: float | None = None
         self.changed = False
         self.away = 0.0
 
-    def start(self, linger: float) -> Worker:
-        """One more worker, whose results of so many seconds travel together."""
+    def start(self, node: str | None, linger: float) -> Worker:
+        """One more worker, on that node where one is named, whose results of so many seconds travel together."""
         work = self._work
         order = Order(work.key, work.timeout, linger, work.waits or self.tempo.waits)
+        where = {} if node is None else {"scheduling_strategy": self._on(node)}
+        task, actor_class = remote(self._ray, serve), remote(self._ray, ActorHost)
         if self._door is not None:
             address, lane = self._door.lane()
-            worker = Worker(self._task.remote(work.function, order, address), lane)
+            worker = Worker(task.options(**self._for_tasks | where).remote(work.function, order, address), lane)
         else:
-            actor = self._actor.remote(work.function, order)
+            actor = actor_class.options(**self._for_actors | where).remote(work.function, order)
             stream = actor.messages.options(**_STREAMING, name=work.name).remote()
             worker = Worker(stream, _Calls(actor, work.name), actor)
+        worker.node, worker.placed = node or "", node is not None
         self.workers.append(worker)
         return worker
+
+    def _on(self, node: str) -> Any:
+        strategies = self._ray.util.scheduling_strategies
+        return strategies.NodeAffinitySchedulingStrategy(node, soft=True)
+
+    def dismiss(self, worker: Worker) -> None:
+        """Ask no longer for a worker that has not spoken."""
+        self._end(worker)
+        self._remove(worker)
 
     # Listening
 
@@ -171,7 +185,8 @@ class Staff:
             self._remove(worker)
             self._give_up_feeding(data.removeprefix(UNREACHABLE).decode())
             return
-        worker.up = self.has_begun = True
+        worker.up = True
+        self.begun = self.begun or worker.heard
         self._false_starts = 0
         worker.node = pickle.loads(data)  # noqa: S301 - from our own worker
         self.nodes.add(worker.node)
@@ -267,6 +282,8 @@ class Staff:
 
 class _Calls:
     """The way to an actor."""
+
+    ended = False
 
     def __init__(self, actor: Any, name: str) -> None:
         self._put = actor.put.options(num_returns=0, name=name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from themis.backends._chunk import Chunk, Failed, Run, Todo, overdue, set_executions
 from themis.backends._errors import portable
@@ -29,6 +29,13 @@ FIRST_LOOK, LAST_LOOK = 0.001, 0.05
 """Seconds between two looks at what the threads do: the shortest, and the longest while nothing ends."""
 
 
+class _Thread(NamedTuple):
+    """A thread of this process, by both of its names."""
+
+    ident: int
+    native: int
+
+
 @dataclass(eq=False, slots=True)
 class _Piece:
     """Consecutive items that one thread has taken."""
@@ -37,7 +44,7 @@ class _Piece:
     count: int
     rest: Iterator[Any]  # of a list: who exhausts it has the items, in one step
     execution: int
-    thread: int
+    thread: _Thread
     began: float
     values: list[Any] = field(default_factory=list)
     n_sent: int = 0
@@ -46,17 +53,18 @@ class _Piece:
     abandoned: bool = False
 
 
-def active_seconds(thread: int) -> float:
-    """How long a thread of this process has run or stood in line for a CPU; where that is not known, the process.
+def active_seconds(thread: _Thread) -> float:
+    """How long a thread that is alive has run or stood in line for a CPU; where that is not known, the process.
 
-    On a busy machine CPU seconds alone would make a function that computes look like one that waits.
+    On a busy machine CPU seconds alone would make a function that computes look like one that waits. They come from
+    the thread's clock: those in /proc are as of the last tick, some milliseconds ago.
     """
     try:
-        with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:  # noqa: PTH123 - once per look
-            ran, stood, _ = file.read().split()
-    except (OSError, ValueError):
+        with open(f"/proc/self/task/{thread.native}/schedstat", "rb") as file:  # noqa: PTH123 - once per look
+            _, stood, _ = file.read().split()
+        return time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) + int(stood) / 1e9
+    except (AttributeError, OSError, ValueError):
         return time.process_time()
-    return (int(ran) + int(stood)) / 1e9
 
 
 class ThreadSlots(Slots):
@@ -83,7 +91,7 @@ class ThreadSlots(Slots):
         self._abandoned = 0
         self._pause = FIRST_LOOK
         self._next_look = time.monotonic() + FIRST_LOOK
-        self._seen = (0, 0.0, 0.0)  # at the last look: a thread, the time, and how long it had been active
+        self._seen = (_Thread(0, 0), 0.0, 0.0)  # at the last look: a thread, the time, and how long it had been active
         self._closing = threading.Event()
         if timeout is not None:
             threading.Thread(target=self._watch, args=(timeout,), name="themis-watch", daemon=True).start()
@@ -104,7 +112,7 @@ class ThreadSlots(Slots):
     # One thread
 
     def _work(self) -> None:
-        size, execution, thread = 1, 1, threading.get_native_id()
+        size, execution, thread = 1, 1, _Thread(threading.get_ident(), threading.get_native_id())
         while (piece := self._next(size, thread)) is not None:
             if piece.execution != execution:
                 execution = piece.execution
@@ -123,7 +131,7 @@ class ThreadSlots(Slots):
             elif took > 2 * PIECE_SECONDS:
                 size = max(1, int(size * PIECE_SECONDS / took))
 
-    def _next(self, size: int, thread: int) -> _Piece | None:
+    def _next(self, size: int, thread: _Thread) -> _Piece | None:
         with self._lock:
             while not self._todo.count and not self._closed:
                 self._idle += 1
@@ -131,6 +139,7 @@ class ThreadSlots(Slots):
                 self._idle -= 1
             if self._closed or self._threads > self._size:
                 self._threads -= 1
+                self._more.notify()  # one after the other: all at once would hold up who closes
                 return None
             chunk = self._todo.take(min(size, 1 + self._todo.count // (2 * self._threads)))
             began = time.perf_counter()
@@ -206,7 +215,7 @@ class ThreadSlots(Slots):
         self._pause = min(2 * self._pause, LAST_LOOK)
         self._next_look = time.monotonic() + self._pause
 
-    def _seen_waiting(self, thread: int, n_running: int) -> bool:
+    def _seen_waiting(self, thread: _Thread, n_running: int) -> bool:
         """Whether the threads have been idle for the most part since the last look, going by one of them."""
         now, active = time.perf_counter(), active_seconds(thread)
         (before, since, then), self._seen = self._seen, (thread, now, active)
@@ -255,4 +264,4 @@ class ThreadSlots(Slots):
             self._todo.clear()
             for piece in self._running:
                 list(piece.rest)
-            self._more.notify_all()
+            self._more.notify()

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import threading
 from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,19 +57,19 @@ def _own_modules() -> list[ModuleType]:
 
 def _is_own(module: ModuleType) -> bool:
     file = getattr(module, "__file__", None)
-    return isinstance(file, str) and not file.startswith(_installed_folders()) and not file.startswith("<")
+    return isinstance(file, str) and _is_own_file(file)
 
 
-_folders: tuple[str, ...] = ()
+@cache
+def _is_own_file(file: str) -> bool:
+    return not file.startswith((*_installed_folders(), "<"))
 
 
+@cache
 def _installed_folders() -> tuple[str, ...]:
-    global _folders  # noqa: PLW0603 - computed once
-    if not _folders:
-        paths = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
-        paths.discard(sysconfig.get_path("data"))  # sys.prefix: a program may well live below it
-        _folders = tuple({str(path) for p in paths for path in (Path(p), Path(p).resolve())})
-    return _folders
+    paths = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
+    paths.discard(sysconfig.get_path("data"))  # sys.prefix: a program may well live below it
+    return tuple({str(path) for p in paths for path in (Path(p), Path(p).resolve())})
 
 
 _registry_lock = threading.Lock()

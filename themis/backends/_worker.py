@@ -18,7 +18,13 @@ MAX_SUSPECTS = 32
 
 
 class Way(Protocol):
-    """How a worker is told what to do."""
+    """How a worker is told what to do.
+
+    Attributes:
+        ended: It is known that nothing reaches it any more.
+    """
+
+    ended: bool
 
     def send(self, size: int, data: bytes) -> None:
         """Give it a packed chunk; from now on `size` of its items may be in progress."""
@@ -39,11 +45,12 @@ class Worker:
         way: To it.
         actor: Its handle, where it is one.
         started: When it was asked for.
+        placed: On a node that was named, `node`.
         size: Its share of what may be in progress.
         reserved: For items that may have ended their worker before: one at a time.
         up: It has spoken.
         heard: When it spoke last.
-        node: Where it is, once it has spoken.
+        node: Where it is, or should be.
         n_left: Items that it has and that have not ended.
     """
 
@@ -51,6 +58,7 @@ class Worker:
     way: Way
     actor: Any = None
     started: float = field(default_factory=time.monotonic)
+    placed: bool = False
     size: int = 1
     reserved: bool = False
     up: bool = False
@@ -90,6 +98,11 @@ class Worker:
     def _settle(self) -> None:
         if self.n_left <= self.size:
             self._was = 0
+
+    @property
+    def listens(self) -> bool:
+        """Whether it takes items: it has spoken, and has not left."""
+        return self.up and not self.way.ended
 
     @property
     def shrinks(self) -> bool:
