@@ -14,6 +14,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from test_cluster import alive, descendants, wait_until
 
 from themis import evaluate
 from themis.backends import LocalExecutionBackend, RayExecutionBackend
+from themis.backends._feed import Door
 from themis.backends._wire import pack_function
 from themis.errors import ExecutionError, TaskError, TaskTimeoutError, UsageError, WorkerCrashedError
 from themis.testing import ModelServer
@@ -274,6 +276,91 @@ def stored_ids(folder):
     from pyarrow import dataset
 
     return dataset.dataset(sorted((folder / "generations").glob("*.parquet"))).to_table(["id"])["id"].to_pylist()
+
+
+# -- who goes on after a death
+
+
+def die_once(flag):
+    """End this process, unless some process has done so before."""
+    if not flag.exists():
+        flag.touch()
+        leave("kill")
+
+
+async def half_a_second(diary, fatal, flag, x):
+    """The item after half a second; the fatal one ends its process, the first time."""
+    diary.write(x)
+    if x == fatal:
+        die_once(flag)
+    await asyncio.sleep(0.5)
+    return x
+
+
+def test_after_a_death_the_others_go_on(ray_session, diary, tmp_path):
+    """While what a dead worker had in progress runs again one by one, no less than before gets done of the rest."""
+    func = partial(half_a_second, diary, 40, tmp_path / "died")
+    results = RayExecutionBackend().map(func, range(100_000), max_workers=WORKERS, ordered=False)
+    clocks = {}
+
+    with within(60):
+        while len(clocks) < 400:
+            clocks[next(results)] = time.monotonic()
+    results.close()
+
+    again = sorted(x for x in clocks if diary.count(x) > 1)
+    first, last = min(clocks[x] for x in again), max(clocks[x] for x in again)
+    others = sum(first < clock < last for x, clock in clocks.items() if x not in again)
+    assert 40 in again
+    assert 2 <= len(again) <= WORKERS
+    assert others > 0.5 * (WORKERS - 2) * (last - first) / 0.5
+
+
+def test_a_worker_in_place_of_a_dead_one_gets_its_share(ray_session, diary):
+    """Some seconds after a worker was killed, two are at work again, each on no less than a third of the items."""
+    results = RayExecutionBackend().map(partial(stay_async, diary, 0.05), range(100_000), max_workers=64, ordered=False)
+
+    with within(60):
+        taken = [next(results) for _ in range(1_000)]
+        os.kill(min(filter(alive, diary.pids())), signal.SIGKILL)
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            taken.append(next(results))
+    results.close()
+
+    late = [pid for _, pid, clock in diary.lines() if until - 1 < clock < until]
+    counts = sorted(late.count(pid) for pid in set(late))
+    assert len(set(taken)) == len(taken)
+    assert len(counts) == 2
+    assert counts[0] > sum(counts) / 3
+
+
+# -- workers that cannot connect to the driver
+
+
+@pytest.fixture(params=["unreachable", "forbidden"])
+def no_connections(request, monkeypatch):
+    """Workers that try to connect reach nobody, or connections of our own are not allowed at all."""
+    if request.param == "forbidden":
+        monkeypatch.setenv("RAY_USE_TLS", "1")  # read by the backend; the session that runs is as it was
+        return
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    lane = Door.lane
+    monkeypatch.setattr(Door, "lane", lambda door: (lane(door)[0]._replace(port=port), lane(door)[1]))
+
+
+@pytest.mark.usefixtures("as_it_was", "no_connections")
+@pytest.mark.parametrize("func", [stay, stay_async])
+def test_without_connections_nothing_is_lost_either(ray_session, diary, func):
+    """Where workers cannot connect to the driver a map goes on in actors: exact and in order, also after a kill."""
+    items = range(600)
+
+    with killer(diary.pids, 1, "actors", func.__name__) as kills, within(60):
+        results = list(RayExecutionBackend().map(partial(func, diary, 0.03), items, max_workers=WORKERS))
+
+    assert kills.killed
+    assert results == [3 * x + 1 for x in items]
 
 
 # -- items that end their process

@@ -267,7 +267,6 @@ class Staff:
         if self._door is not None:
             self._door.close()
 
-
     def _still_there(self, workers: list[Worker], seconds: float) -> list[Worker]:
         """Those that have not ended within so many seconds."""
         ending = {worker.stream.completed(): worker for worker in workers}
