@@ -113,7 +113,10 @@ class Crew(ABC):
 
     @abstractmethod
     def wants(self, waiting: int, *, alone: bool = False) -> int:
-        """How many of `waiting` items it takes now, in one lease; 0 for none."""
+        """How many of `waiting` items it takes now, in one lease; 0 for none.
+
+        Of items that have to run `alone` it takes one at a time.
+        """
 
     @abstractmethod
     def submit(self, chunk: Chunk) -> None:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from themis.backends._cluster import Cluster, Shape
 from themis.backends._engine import Crew, News
-from themis.backends._staff import Staff, Work
+from themis.backends._staff import Staff
 from themis.backends._wire import ItemPacker
 
 if TYPE_CHECKING:
     from themis.backends._chunk import Chunk, Run
+    from themis.backends._staff import Work
     from themis.backends._worker import Worker
-
-__all__ = ["RayCrew", "Work"]
 
 FIRST_DEPTH = 2
 """Items pulled for each slot while nothing is known of them."""
@@ -28,10 +27,10 @@ AHEAD_SECONDS = 0.05
 """Work that a worker has waiting beside what is in progress."""
 
 GATHER_SECONDS = 0.004
-"""A worker hears of more items when so much work has gathered, and tells of results of so long: messages cost."""
+"""A worker hears of more items when so much work has gathered, and tells of the results of so long: messages cost."""
 
 WORKERS_OF_THAT = 8
-"""With more workers than this messages gather for longer, so that the driver gets no more of them."""
+"""With more workers than this more gathers, so that the driver has no more messages to write and to read."""
 
 START_SECONDS = 2.0
 """A worker that has not spoken for so long waits for a place on the cluster: its share goes to the others."""
@@ -59,7 +58,7 @@ class RayCrew(Crew):
         self._unsendable: list[Run] = []
         self._n_sent = 0
         self._n_bytes = 0  # of the items that were sent
-        self._sharing: list[Worker] = []
+        self._shared: tuple[list[Worker], int] = [], 0  # among whom what is shared
 
     @property
     def _shape(self) -> Shape:
@@ -111,25 +110,30 @@ class RayCrew(Crew):
             return min(room, worker.size) - worker.n_left
         if not tempo:
             return FIRST_DEPTH * worker.size - worker.n_left
-        ahead = max(AHEAD_SECONDS, 2 * self._staff.away)
+        ahead = max(AHEAD_SECONDS, 4 * self._gather, 2 * self._staff.away)
         return tempo.at_once(worker.size) + tempo.items_in(ahead, worker.size) - worker.n_left
 
     def _worth_a_message(self, worker: Worker) -> int:
-        return max(1, self._staff.tempo.items_in(GATHER_SECONDS, worker.size))
+        return max(1, self._staff.tempo.items_in(self._gather, worker.size))
+
+    @property
+    def _gather(self) -> float:
+        """Seconds of work, and of results, that travel together."""
+        return GATHER_SECONDS * max(1.0, self._shape.processes / WORKERS_OF_THAT)
 
     # Who
 
     def _hire(self, waiting: int) -> None:
         """As many workers as there are places and items."""
-        normal = [worker for worker in self._workers if not worker.reserved]
-        places = min(self._shape.processes, self._shape.tasks - (len(self._workers) - len(normal)))
-        n_items = waiting + sum(worker.n_left for worker in normal)
-        for _ in range(min(places, n_items) - len(normal)):
+        n_normal = self._n_normal()
+        places = min(self._shape.processes, self._shape.tasks - (len(self._workers) - n_normal))
+        n_items = waiting + sum(worker.n_left for worker in self._workers if not worker.reserved)
+        for _ in range(min(places, n_items) - n_normal):
             self._start()
 
     def _start(self, *, anywhere: bool = False) -> Worker:
         place = None if anywhere else self._cluster.place(worker.node for worker in self._workers)
-        return self._staff.start(place, GATHER_SECONDS * max(1.0, self._shape.processes / WORKERS_OF_THAT))
+        return self._staff.start(place, self._gather)
 
     def _ask_elsewhere(self) -> None:
         """Let Ray look for a place for those that do not come up where they should: the node may be full, or gone."""
@@ -143,24 +147,30 @@ class RayCrew(Crew):
     def _share(self) -> list[Worker]:
         """The workers among which the limit is shared, those that will be there in a moment included."""
         fresh = time.monotonic() - START_SECONDS
-        sharing = [w for w in self._workers if not w.reserved and (w.listens or w.started > fresh)]
-        if sharing != self._sharing:
-            self._sharing = sharing
-            even, more = divmod(self._limit, max(1, len(sharing)))
+        normal = [w for w in self._workers if not w.reserved and (w.listens or w.started > fresh)]
+        room = self._limit - (len(self._workers) - self._n_normal())  # a reserved one has one item at a time
+        sharing = normal[: max(0, room)]
+        if sharing and (sharing, room) != self._shared:
+            even, more = divmod(room, len(sharing))
             for number, worker in enumerate(sharing):
-                worker.resize(max(1, even + (number < more)))
+                worker.resize(even + (number < more))
+        self._shared = sharing, room
         return sharing
+
+    def _n_normal(self) -> int:
+        return sum(not worker.reserved for worker in self._workers)
 
     def _loner(self, waiting: int) -> Worker | None:
         """A worker that has nothing to do and gets one of `waiting` suspects; None until there is one.
 
-        As many as there are workers run suspects, in processes of their own, while the others go on. Where there is no
-        place for more, a worker that has the fewest items left gets no others.
+        Some run in processes of their own while the others go on. Where there is no place for more, the worker that has
+        the fewest items left gets no others.
         """
         reserved = [worker for worker in self._workers if worker.reserved]
-        busy = sum(worker.n_left > 0 for worker in reserved)
-        places = self._shape.tasks - len(self._workers)
-        for _ in range(min(places, busy + waiting - len(reserved), self._shape.processes - len(reserved))):
+        useful = waiting + sum(worker.n_left > 0 for worker in reserved)
+        places = self._shape.tasks - len(self._workers) + len(reserved)
+        most = min(useful, places, self._shape.processes, max(1, self._limit // 2))
+        for _ in range(most - len(reserved)):
             reserved.append(self._start())
             reserved[-1].reserved = True
         if not reserved:

@@ -1,7 +1,7 @@
 """RayExecutionBackend: items on the workers of a Ray cluster.
 
 Few remote tasks run many items each, because a task costs about 1 ms whatever it does and model calls wait on a
-network. The driver gives each task a lease on some items and streams their results back. Ray's own retries are off: a
+network. The driver keeps a lease on the items of each and streams their results back. Ray's own retries are off: a
 streaming task that Ray starts again goes on at the old position with other results, so items get lost and doubled
 without an error. Instead the driver runs again exactly the items for which it has no result.
 """
@@ -14,8 +14,9 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
-from themis.backends._ray_crew import RayCrew, Work
+from themis.backends._ray_crew import RayCrew
 from themis.backends._slots import is_coroutine_function
+from themis.backends._staff import Work
 from themis.backends._wire import pack_function
 from themis.backends.execution import EngineBackend, positive
 from themis.errors import ExecutionError, UsageError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TASK_CPUS = 0.5
-"""CPUs that a worker asks for: a host may start beside the plain task whose place it takes."""
+"""CPUs that a worker asks for: beside one for each CPU there is room for those that run suspects alone."""
 
 CONNECT_SECONDS = 5.0
 """How long a cluster's head may take to accept a connection."""
