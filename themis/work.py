@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from themis.backends._chunk import executions
+from themis.backends._chunk import executions, plain
 from themis.backends._slots import run_coroutine
 from themis.errors import FatalModelError, ModelError
 from themis.models.base import Response
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from themis.scoring.base import Metric
 
 
+@plain
 class Item(NamedTuple):
     """What is sent to a worker: a question, and the sample that its answer is scored against."""
 
@@ -32,6 +33,7 @@ class Item(NamedTuple):
     sample: Sample
 
 
+@plain
 class Done(NamedTuple):
     """What comes back. `fatal` says that no further request can succeed."""
 
