@@ -180,3 +180,23 @@ def test_a_coroutine_that_will_not_be_cancelled_frees_its_slot():
     assert isinstance(values[0].error, TaskTimeoutError)
     assert values[1] == 0.0
     assert time.monotonic() - began < 6
+
+
+def test_results_of_model_calls_are_handed_over_together():
+    """What ends within a tenth of an item's time is taken together while items wait; a lone one is not held up."""
+
+    async def call(seconds):
+        await asyncio.sleep(seconds)
+
+    slots = make_slots(call, 32, None)
+    slots.put(Chunk(0, [0.05 + 0.0005 * (number % 32) for number in range(320)]))
+    taken = []
+    while sum(taken) < 320:
+        taken.append(sum(len(run.values) for run in slots.take()))
+    slots.put(Chunk(320, [0.2]))
+    began = time.monotonic()
+    slots.take()
+    slots.close()
+
+    assert len(taken) < 160, taken
+    assert time.monotonic() - began < 0.3

@@ -195,11 +195,19 @@ class Run:
         done = outcome if isinstance(outcome, Done) else lost(outcome.item, outcome, self._light())  # type: ignore[attr-defined]
         self._check_served(done.generation)
         self.recorder.put(done)
+        if done.unscored is not None:
+            self._score_later(done, done.unscored)
         self.n_new += 1
         if self.on_result is not None:
             n_total = len(self.selection.pairs) if self.selection.complete else None
             self.on_result(Update(done.generation, done.evaluations, self.n_new + self.n_stored, n_total))
         return done
+
+    def _score_later(self, done: Done, sample: Sample) -> None:
+        """Let the metrics that a worker found slow score when the model calls are over, as the dear ones do."""
+        scored = {evaluation.metric for evaluation in done.evaluations}
+        late = [metric for metric in self.plan.metrics if metric.name not in scored]
+        self.unscored[done.generation.id] = (sample, late)
 
     def _take_finished(self, outcomes: Iterator[Any]) -> None:
         """Keep the answers that arrived together with the one that ends the run: they are paid for."""

@@ -6,16 +6,17 @@ import json
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from themis.backends._chunk import executions
+from themis.backends._chunk import executions, plain
 from themis.backends._slots import run_coroutine
 from themis.errors import FatalModelError, ModelError
 from themis.models.base import Response
 from themis.records import GenerationRecord
 from themis.scoring.base import evaluate_generation, failed_evaluation
+from themis.scoring.pace import LoopScorer
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from themis.scoring.base import Metric
 
 
+@plain
 class Item(NamedTuple):
     """What is sent to a worker: a question, and the sample that its answer is scored against."""
 
@@ -32,12 +34,17 @@ class Item(NamedTuple):
     sample: Sample
 
 
+@plain
 class Done(NamedTuple):
-    """What comes back. `fatal` says that no further request can succeed."""
+    """What comes back. `fatal` says that no further request can succeed.
+
+    `unscored` is the sample where metrics were found too slow to score it beside model calls; else None.
+    """
 
     generation: GenerationRecord
     evaluations: list[EvaluationRecord]
     fatal: bool = False
+    unscored: Sample | None = None
 
 
 class Scoring(NamedTuple):
@@ -50,14 +57,19 @@ class Scoring(NamedTuple):
 
 @dataclass(frozen=True)
 class AsyncWork:
-    """Item -> Done, on an event loop, where many wait at once."""
+    """Item -> Done, on an event loop, where many wait at once. Metrics that turn out slow are left for later."""
 
     model: Model
     metrics: tuple[Metric, ...]
+    scorer: LoopScorer = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scorer", LoopScorer(self.metrics))
 
     async def __call__(self, item: Item) -> Done:
         generation, fatal = await generate(self.model, item)
-        return Done(generation, score(self.metrics, item.sample, generation), fatal)
+        evaluations = await self.scorer.score(item.sample, generation)
+        return Done(generation, evaluations, fatal, item.sample if len(evaluations) < len(self.metrics) else None)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,16 @@ from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from themis.backends._errors import portable
 from themis.errors import TaskTimeoutError
+from themis.records import EvaluationRecord, GenerationRecord, Request, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -73,6 +76,16 @@ class Todo:
         """Drop everything."""
         self._chunks.clear()
         self.count = 0
+
+
+PLAIN: set[type] = {Sample, Request, GenerationRecord, EvaluationRecord}
+"""Types of objects that can be rebuilt on the other side whenever what they hold can."""
+
+
+def plain(kind: type[T]) -> type[T]:
+    """Marks a class of PLAIN: no code of its own runs when an object of it is pickled or rebuilt."""
+    PLAIN.add(kind)
+    return kind
 
 
 class Failed(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import site
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 
-from themis.backends._chunk import Chunk, Failed, Pace, Run
+from themis.backends._chunk import PLAIN, Chunk, Failed, Pace, Run
 from themis.backends._errors import RemoteTraceback, portable, traceback_text
 from themis.errors import TaskError, UsageError
 
@@ -94,6 +95,33 @@ _SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
 """Types whose values always pickle and can always be rebuilt: many of them travel as one blob."""
 
 
+class _NotPlainError(Exception):
+    """Among the values is one that runs code of its own when it is rebuilt."""
+
+
+class _PlainPickler(pickle.Pickler):
+    """Pickles what consists of builtin types and PLAIN ones."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) in PLAIN or (type(value) is type and value in PLAIN):
+            return NotImplemented  # the usual way
+        if getattr(value, "__module__", None) == "copyreg":  # what the usual way calls
+            return NotImplemented
+        raise _NotPlainError
+
+
+def _together(values: Sequence[Any]) -> bytes | None:
+    """The values as one blob: a third of the time that one for each takes. None where one of them is not plain."""
+    if type(values[0]) not in PLAIN:
+        return None
+    file = io.BytesIO()
+    try:
+        _PlainPickler(file, pickle.HIGHEST_PROTOCOL).dump(values)
+    except Exception:  # noqa: BLE001 - one by one, each has its own error
+        return None
+    return file.getvalue()
+
+
 class _Blobs(NamedTuple):
     """Values that were pickled one by one, so that one which cannot be rebuilt costs no other."""
 
@@ -106,6 +134,8 @@ def _pack(
     """The values, ready to be pickled together, and by its place the error of each that cannot be pickled."""
     if _SCALARS.issuperset(map(type, values)):
         return values, {}
+    if (blob := _together(values)) is not None:
+        return blob, {}
     blobs: list[bytes | None] = []
     errors: dict[int, Exception] = {}
     with dumping() as dumps:
@@ -120,6 +150,8 @@ def _pack(
 
 def _unpack(packed: Any) -> tuple[list[Any], dict[int, Exception]]:
     """The values, and by its place the error of each that cannot be rebuilt here."""
+    if isinstance(packed, bytes):
+        return pickle.loads(packed), {}  # noqa: S301 - our own bytes
     if not isinstance(packed, _Blobs):
         return packed, {}
     values: list[Any] = []
