@@ -193,9 +193,9 @@ def test_a_lost_node_costs_nothing(cluster, tmp_path, number):
         expected = ask("local", LocalExecutionBackend())
         server.latency = 0.1
         maps = [
-            Consumer(partial(stay, diaries[0], 0.04), range(1_600)),
-            Consumer(partial(stay_async, diaries[1], 0.04), range(1_600), ordered=False),
-            Consumer(partial(large, diaries[2], 0.2), range(300), ordered=False),
+            Consumer(partial(stay, diaries[0], 0.1), range(1_600)),
+            Consumer(partial(stay_async, diaries[1], 0.1), range(1_600), ordered=False),
+            Consumer(partial(large, diaries[2], 0.5), range(300), ordered=False),
         ]
         evaluated = later(lambda: ask("ray", RayExecutionBackend()))
         lose_a_node(cluster, maps, random.Random(number).uniform(0.0, 1.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from themis.backends._cluster import Shape, check_feasible, next_place, shape
+from themis.backends._cluster import Places, Shape, check_feasible, shape
 from themis.errors import ExecutionError
 
 
@@ -52,8 +52,19 @@ def test_a_worker_is_placed_where_the_fewest_share_the_cpus():
     ]
     asks = {"num_cpus": 0.5}
 
-    assert next_place(nodes, asks, []) == "large"
-    assert next_place(nodes, asks, ["large"] * 4) == "small"
-    assert next_place(nodes, asks, ["large"] * 4 + ["small"]) == "large"
-    assert next_place(nodes, {"num_cpus": 4}, []) is None
-    assert next_place(nodes[:2], asks, []) is None
+    assert Places(nodes, asks, []).emptiest() == "large"
+    assert Places(nodes, asks, ["large"] * 4).emptiest() == "small"
+    assert Places(nodes, asks, ["large"] * 4 + ["small"]).emptiest() == "large"
+    assert Places(nodes, {"num_cpus": 4}, []).emptiest() is None
+    assert Places(nodes[:2], asks, []).emptiest() is None
+
+
+@pytest.mark.parametrize(
+    ("used", "expected"),
+    [("aabb", "a"), ("abb", "b"), ("abc", None), ("aabc", None), ("", None), ("aaxx", "a")],
+)
+def test_a_node_is_too_full_where_another_would_be_less_so_with_one_more(used, expected):
+    """Of three nodes of two CPUs one gives up a worker as long as that makes the fullest emptier, and no further."""
+    nodes = [{"NodeID": name, **node(CPU=2)} for name in "abc"]
+
+    assert Places(nodes, {"num_cpus": 0.5}, used).too_full() == expected

@@ -62,25 +62,36 @@ def _fits(node: Mapping[str, float], ask: Mapping[str, float]) -> int:
     return min(int(node.get(name, 0) / amount + 1e-9) for name, amount in ask.items())
 
 
-def next_place(nodes: list[dict[str, Any]], options: Mapping[str, Any], used: Iterable[str]) -> str | None:
-    """Id of the node where one more worker shares its CPUs with the fewest; None where there is no choice.
+class Places:
+    """The nodes on which workers may be, and how crowded each is with those that there are.
 
     Args:
         nodes: As Ray describes them.
         options: What a worker asks for.
         used: For each worker that there is, the id of its node.
     """
-    ask = asked(options)
-    fitting = [node for node in nodes if node["Alive"] and (not ask or _fits(node["Resources"], ask))]
-    if len(fitting) < 2:
-        return None
-    counts = Counter(used)
 
-    def crowded(node: dict[str, Any]) -> float:
-        cpus: float = node["Resources"].get("CPU", 0)
-        return (counts[node["NodeID"]] + 1) / max(cpus, 0.5)
+    def __init__(self, nodes: list[dict[str, Any]], options: Mapping[str, Any], used: Iterable[str]) -> None:
+        ask = asked(options)
+        fitting = [node for node in nodes if node["Alive"] and (not ask or _fits(node["Resources"], ask))]
+        self._cpus = {node["NodeID"]: max(0.5, node["Resources"].get("CPU", 0)) for node in fitting}
+        self._counts = Counter(node for node in used if node in self._cpus)
 
-    return str(min(fitting, key=crowded)["NodeID"])
+    def _crowded(self, node: str, more: int = 0) -> float:
+        """Workers for each CPU, with so many more."""
+        return float((self._counts[node] + more) / self._cpus[node])
+
+    def emptiest(self) -> str | None:
+        """Where one more worker has the fewest beside it; None where there is no choice."""
+        return min(self._cpus, key=lambda node: self._crowded(node, 1)) if len(self._cpus) > 1 else None
+
+    def too_full(self) -> str | None:
+        """Where there should be one worker less, because the emptiest node would still be less crowded with it."""
+        emptiest = self.emptiest()
+        if emptiest is None or not self._counts:
+            return None
+        fullest = max(self._counts, key=self._crowded)
+        return fullest if self._crowded(fullest) > self._crowded(emptiest, 1) else None
 
 
 def check_feasible(nodes: list[dict[str, Any]], options: Mapping[str, Any]) -> None:
@@ -145,24 +156,25 @@ class Cluster:
         self._nodes = nodes
         self.shape = shape(nodes, self._options, self._limit, waits=self._waits)
 
-    def place(self, used: Iterable[str]) -> str | None:
-        """Where one more worker should be, beside those on these nodes; None to leave it to Ray."""
-        return None if "scheduling_strategy" in self._options else next_place(self._nodes, self._options, used)
+    def places(self, used: Iterable[str]) -> Places | None:
+        """How crowded the nodes are with workers on these; None where it is the user who says where they are."""
+        return None if "scheduling_strategy" in self._options else Places(self._nodes, self._options, used)
 
-    def look(self, *, begun: bool) -> None:
-        """Count again, if it is time; `begun` says that some task has found its place.
+    def look(self, *, begun: bool) -> bool:
+        """Count again and return True, if it is time; `begun` says that some task has found its place.
 
         Raises:
             ExecutionError: None has, and none ever will.
         """
         if time.monotonic() - self._counted <= COUNT_SECONDS:
-            return
+            return False
         nodes = self._ray.nodes()
         self._count(nodes)
         if not begun:
             check_feasible(nodes, self._options)
         if self._may_grow:
             self._ask_for_nodes()
+        return True
 
     def _ask_for_nodes(self) -> None:
         """Let the cluster's autoscaler see that more nodes would be used.

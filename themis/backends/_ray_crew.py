@@ -132,8 +132,8 @@ class RayCrew(Crew):
             self._start()
 
     def _start(self, *, anywhere: bool = False) -> Worker:
-        place = None if anywhere else self._cluster.place(worker.node for worker in self._workers)
-        return self._staff.start(place, self._gather)
+        places = None if anywhere else self._cluster.places(worker.node for worker in self._workers)
+        return self._staff.start(places.emptiest() if places else None, self._gather)
 
     def _ask_elsewhere(self) -> None:
         """Let Ray look for a place for those that do not come up where they should: the node may be full, or gone."""
@@ -143,6 +143,17 @@ class RayCrew(Crew):
         for worker in [w for w in self._workers if w.placed and not w.up and w.started < late]:
             self._staff.dismiss(worker)
             self._start(anywhere=True).reserved = worker.reserved
+
+    def _even_out(self) -> None:
+        """Where one node is more crowded than another needs to be, let one of its workers make way for one there."""
+        normal = [worker for worker in self._workers if not worker.reserved]
+        if len(normal) < self._shape.processes or not all(worker.up for worker in self._workers):
+            return  # who is still to come may be there
+        places = self._cluster.places(worker.node for worker in normal)
+        crowded = places and places.too_full()
+        if crowded:
+            there = [worker for worker in normal if worker.node == crowded]
+            min(there, key=lambda worker: worker.n_left).reserved = True  # it ends with its last item
 
     def _share(self) -> list[Worker]:
         """The workers among which the limit is shared, those that will be there in a moment included."""
@@ -200,7 +211,8 @@ class RayCrew(Crew):
         tick = TICK_SECONDS if timeout is None else min(TICK_SECONDS, timeout)
         self._staff.listen(0.0 if news.runs else tick, news)
         self._ask_elsewhere()
-        self._cluster.look(begun=self._staff.begun is not None)
+        if self._cluster.look(begun=self._staff.begun is not None):
+            self._even_out()
         return news
 
     def close(self) -> None:

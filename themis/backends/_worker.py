@@ -47,7 +47,7 @@ class Worker:
         started: When it was asked for.
         placed: On a node that was named, `node`.
         size: Its share of what may be in progress.
-        reserved: For items that may have ended their worker before: one at a time.
+        reserved: It gets no items but such as may have ended their worker before, one at a time.
         up: It has spoken.
         heard: When it spoke last.
         node: Where it is, or should be.
