@@ -53,8 +53,9 @@ LOADS = {
     "thirty": Load(SMALL, latency=1.5),
     "counted": Load(SMALL, in_progress=256),
     "busy": Load(4_000, in_progress=256),
+    "nodes": Load(LARGE, in_progress=512, latency=1.0),
 }
-ONCE = {"thirty", "counted"}
+ONCE = {"thirty", "counted", "nodes"}
 """Loads whose figures are counts: one round says it all."""
 
 
@@ -136,6 +137,8 @@ class Bench:
     ray: Program | None = None
     ray_address: str | None = None
     ray_start: float | None = None
+    nodes: Program | None = None
+    nodes_address: str | None = None
     s3: str | None = None
     s3_log: Path | None = None
 
@@ -145,7 +148,8 @@ class Bench:
         storage = self.storage(load_name)
         config = self.raw_config(load) if contender == "raw" else self.config(load_name, contender, storage)
         self.server.tell(load.latency)
-        with TreeCpu(self.ray.process.pid if contender == "ray" else None) as cluster:
+        started = self.nodes if load_name == "nodes" else self.ray
+        with TreeCpu(started.process.pid if contender == "ray" else None) as cluster:
             child = Program("raw" if contender == "raw" else "themis", self.environment(load_name), **config)
             told = child.hear()
             at, written, usage = child.ended()
@@ -183,6 +187,10 @@ class Bench:
         s3 = load_name in {"s3", "thirty"}
         return {**S3_KEYS, "AWS_ENDPOINT_URL": self.s3 or ""} if s3 else {}
 
+    def address(self, load_name: str) -> str | None:
+        """Of the Ray that a load runs on."""
+        return self.nodes_address if load_name == "nodes" else self.ray_address
+
     def raw_config(self, load: Load) -> dict[str, Any]:
         """The arguments of the raw loop."""
         prompts = str(self.folder / "prompts.json")
@@ -197,7 +205,7 @@ class Bench:
             "in_progress": load.in_progress,
             "storage": storage,
             "data": None if load.n == SMALL else str(self.folder / "large.jsonl"),
-            "ray_address": self.ray_address if contender == "ray" else None,
+            "ray_address": self.address(load_name) if contender == "ray" else None,
             "busy_seconds": 0.002 if load_name == "busy" else 0.0,
         }
 
@@ -314,10 +322,13 @@ def prepared(wanted: dict[str, list[str]]) -> Iterator[Bench]:
         write_files(folder)
         server = stack.enter_context(running("serve", answers=str(folder / "answers.json")))
         bench = Bench(folder, server, server.hear()["url"])
-        if any("ray" in contenders for contenders in wanted.values()):
+        if any("ray" in contenders for load, contenders in wanted.items() if load != "nodes"):
             bench.ray = stack.enter_context(running("ray", num_cpus=2))
             started = bench.ray.hear()
             bench.ray_address, bench.ray_start = started["address"], started["seconds"]
+        if wanted.get("nodes"):
+            bench.nodes = stack.enter_context(running("nodes", count=4))
+            bench.nodes_address = bench.nodes.hear()["address"]
         if {"s3", "thirty"} & wanted.keys():
             bench.s3_log = folder / "s3.log"
             bench.s3 = stack.enter_context(s3_server(bench.s3_log))

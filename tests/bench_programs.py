@@ -136,6 +136,19 @@ def ray(num_cpus):
     package.shutdown()
 
 
+def nodes(count):
+    """The same with a head of no CPUs and so many nodes of one CPU, all on this machine."""
+    from ray.cluster_utils import Cluster
+
+    began = time.monotonic()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(count):
+        cluster.add_node(num_cpus=1)
+    say(address=cluster.address, seconds=time.monotonic() - began)
+    sys.stdin.read()
+    cluster.shutdown()
+
+
 def bucket(endpoint, name):
     """Make a bucket."""
     import boto3
@@ -144,4 +157,5 @@ def bucket(endpoint, name):
 
 
 if __name__ == "__main__":
-    {"serve": serve, "raw": raw, "themis": themis, "ray": ray, "bucket": bucket}[sys.argv[1]](**json.loads(sys.argv[2]))
+    programs = {"serve": serve, "raw": raw, "themis": themis, "ray": ray, "nodes": nodes, "bucket": bucket}
+    programs[sys.argv[1]](**json.loads(sys.argv[2]))

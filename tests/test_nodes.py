@@ -88,10 +88,10 @@ def large(diary, mean, x):
 class Consumer:
     """A thread that takes the results of a map; what came, from which node, and when."""
 
-    def __init__(self, func, items, max_workers=WORKERS, **options):
+    def __init__(self, func, items, max_workers=WORKERS, backend=None, **options):
         self.results, self.nodes, self.clocks, self.error = [], [], {}, None
         self._left = False
-        self._map = RayExecutionBackend().map(func, items, max_workers=max_workers, **options)
+        self._map = (backend or RayExecutionBackend()).map(func, items, max_workers=max_workers, **options)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -192,12 +192,13 @@ def test_a_lost_node_costs_nothing(cluster, tmp_path, number):
     with ModelServer(lambda prompt: prompt.removeprefix("q")) as server:
         expected = ask("local", LocalExecutionBackend())
         server.latency = 0.1
+        small = RayExecutionBackend(task_options={"num_cpus": 0.25})  # so that there is room for all four at once
         maps = [
-            Consumer(partial(stay, diaries[0], 0.1), range(1_600)),
-            Consumer(partial(stay_async, diaries[1], 0.1), range(1_600), ordered=False),
-            Consumer(partial(large, diaries[2], 0.5), range(300), ordered=False),
+            Consumer(partial(stay, diaries[0], 0.1), range(1_600), backend=small),
+            Consumer(partial(stay_async, diaries[1], 0.1), range(1_600), backend=small, ordered=False),
+            Consumer(partial(large, diaries[2], 0.5), range(300), backend=small, ordered=False),
         ]
-        evaluated = later(lambda: ask("ray", RayExecutionBackend()))
+        evaluated = later(lambda: ask("ray", small))
         lose_a_node(cluster, maps, random.Random(number).uniform(0.0, 1.0))
         results = [each.through(NOTICE_SECONDS) for each in maps]
         result = evaluated(NOTICE_SECONDS)
