@@ -562,7 +562,8 @@ def test_ctrl_c_stores_what_is_answered(on_ray, server, ray_session, tmp_path):
     resumed = evaluate(rows(3000), "openai/m", base_url=server.base_url, storage_backend=storage, limit=200)
 
     assert error.rstrip().endswith("KeyboardInterrupt"), error
-    assert process.returncode in ({1, -signal.SIGINT} if on_ray else {-signal.SIGINT})  # Ray ends its driver by 1
+    # Python forgets what ended it when text is executed on its way out, as where Ray leaves by itself: then it is 1.
+    assert process.returncode in ({1, -signal.SIGINT} if on_ray else {-signal.SIGINT})
     assert (report.status, report.n_rows) == ("interrupted", 3000)
     assert report.metrics["exact_match"].n_scored == n_stored
     # On Ray a lease holds more than what is in progress, and its results travel together.

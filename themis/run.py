@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from themis.backends import ExecutionBackend, StorageBackend
+    from themis.backends._engine import MapProgress
     from themis.records import EvaluationRecord, GenerationRecord, Report, Sample
     from themis.scoring.base import Metric
 
@@ -52,12 +53,15 @@ class Update:
         evaluations: Its scores so far.
         n_done: Answers of this call so far, new and stored ones.
         n_total: How many it will be; None while the questions are still being read.
+        progress: Of the backend's map over the model calls: what is with workers, was run again, how many nodes work;
+            None for a backend of a user's own.
     """
 
     generation: GenerationRecord
     evaluations: list[EvaluationRecord]
     n_done: int
     n_total: int | None
+    progress: MapProgress | None = None
 
 
 class Health:
@@ -154,7 +158,7 @@ class Run:
         timeout = None if self.plan.model.bounds_time else self.timeout
         with _closing(self._map(self._work(), chain(head, missing), timeout)) as outcomes:
             for outcome in outcomes:
-                self.stopped_by = self.health.verdict(self._take(outcome))
+                self.stopped_by = self.health.verdict(self._take(outcome, outcomes))
                 if self.stopped_by:
                     logger.warning("run %s is interrupted: %s", self.run_id, self.stopped_by)
                     self._forgive()
@@ -200,7 +204,7 @@ class Run:
                 yield item
         self.selection.complete = True
 
-    def _take(self, outcome: Done | BaseException) -> Done:
+    def _take(self, outcome: Done | BaseException, outcomes: Iterator[Any]) -> Done:
         """Keep one outcome of the map: an answer, or the error for which a backend gave an item up."""
         done = outcome if isinstance(outcome, Done) else lost(outcome.item, outcome, self._light())  # type: ignore[attr-defined]
         self._check_served(done.generation)
@@ -211,7 +215,9 @@ class Run:
         self.n_new += 1
         if self.on_result is not None:
             n_total = len(self.selection.pairs) if self.selection.complete else None
-            self.on_result(Update(done.generation, done.evaluations, self.n_new + self.n_stored, n_total))
+            progress = outcomes.progress if isinstance(outcomes, Results) else None
+            n_done = self.n_new + self.n_stored
+            self.on_result(Update(done.generation, done.evaluations, n_done, n_total, progress))
         return done
 
     def _given_up(self, name: str) -> bool:
@@ -245,7 +251,7 @@ class Run:
         """Keep the answers that arrived together with the one that ends the run: they are paid for."""
         if isinstance(outcomes, Results):
             for outcome in outcomes.finished():
-                self.health.verdict(self._take(outcome))
+                self.health.verdict(self._take(outcome, outcomes))
             self._forgive()
 
     def _light(self) -> tuple[Metric, ...]:
