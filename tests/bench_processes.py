@@ -84,7 +84,9 @@ class Program:
         command = [sys.executable, str(PROGRAMS), name, json.dumps(config)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.began = time.monotonic()
-        self.process = subprocess.Popen(command, env={**os.environ, **RAY, **(environment or {})}, **pipes)
+        environment = {**os.environ, **RAY, **(environment or {})}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is not compiled at every start
+        self.process = subprocess.Popen(command, env=environment, **pipes)
 
     def hear(self) -> dict[str, Any]:
         """Its next line; RuntimeError when it ended instead."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -236,3 +238,27 @@ def test_progress_is_lines_where_there_is_no_terminal(questions, server, capsys,
     assert lines[-1].startswith("sums: 3/3 (")
     assert "0 errors" in lines[-1]
     assert "score 0.667 over 3" in lines[-1]
+
+
+@pytest.mark.parametrize("backend", ["threads", "ray"])
+def test_ctrl_c_exits_with_3(backend, server, ray_session, here):
+    """An interrupted command says what to do and exits with 3, on Ray too; what was answered is stored."""
+    rows = [{"question": "one plus one", "answer": "2", "id": number} for number in range(2000)]
+    (here / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--prompt", "{question}", *asks(server), "--workers", "2", "--backend", backend]
+    if backend == "ray":
+        options += ["--address", ray_session.get_runtime_context().gcs_address]
+    server.latency = 0.05
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell may ignore it
+    program += "; from themis.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", program, "eval", "many.jsonl", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 60
+        while len(server.requests) < 20 and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+
+    assert process.returncode == 3, error
+    assert "interrupted: what was answered is stored; run the same command again to go on" in error
+    assert run(["list", "runs"]) == 0

@@ -131,6 +131,7 @@ _STORAGE = click.option(
 @click.option("--fresh", is_flag=True, help="Begin a new run instead of resuming.")
 @click.option("--allow-changed-model", is_flag=True, help="Resume although the endpoint or served model differs.")
 @click.option("--max-errors", type=click.IntRange(0), metavar="N", help="Interrupt the run after more errors.")
+@click.option("--max-calls", type=click.IntRange(1), default=5, metavar="N", help="Of this command, for one question.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write the report there.")
 def evaluate_command(benchmark: str, model: str, base_url: str | None, **options: Any) -> int:
     """Ask MODEL every question of BENCHMARK, score the answers, print the report.

@@ -63,6 +63,7 @@ def evaluate(
     fresh: bool = False,
     allow_changed_model: bool = False,
     max_errors: int | None = None,
+    max_calls: int | None = 5,
     on_result: Callable[[Update], None] | None = None,
 ) -> Result:
     """The result of asking a model every question of a benchmark, with every record stored.
@@ -97,6 +98,8 @@ def evaluate(
         fresh: Begin a new run instead of resuming.
         allow_changed_model: Resume although another endpoint, or another served model, gave the stored answers.
         max_errors: Interrupt the run after more errors than this.
+        max_calls: Give a question up when so many calls of evaluate() for this run ended in errors of the
+            infrastructure for it; None for never. An interruption (a dead endpoint, a revoked key) does not count.
         on_result: Called for each new answer, on the calling thread.
 
     Raises:
@@ -105,9 +108,8 @@ def evaluate(
         ModelError: There is no key, or no server; found before the first request.
         KeyboardInterrupt: After Ctrl-C, when what was answered is stored and the report says "interrupted".
     """
-    _check_counts(
-        limit=limit, num_samples=num_samples, max_workers=max_workers, max_retries=max_retries, max_errors=max_errors
-    )
+    _check_counts(limit=limit, num_samples=num_samples, max_workers=max_workers, max_calls=max_calls)
+    _check_counts(0, max_retries=max_retries, max_errors=max_errors)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
         raise UsageError(f"timeout={timeout!r}: give seconds above 0")
     loaded = load_benchmark(benchmark, data=data, prompt=prompt)
@@ -141,6 +143,7 @@ def evaluate(
         timeout=timeout,
         max_errors=max_errors,
         same_model=not allow_changed_model,
+        max_calls=max_calls,
         on_result=on_result,
     )
     try:
@@ -209,9 +212,7 @@ def _params(given: dict[str, Any] | None, **named: Any) -> dict[str, Any]:
     return params
 
 
-def _check_counts(**counts: Any) -> None:
-    least = {"max_errors": 0, "max_retries": 0}
+def _check_counts(low: int = 1, /, **counts: Any) -> None:
     for name, value in counts.items():
-        low = least.get(name, 1)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
             raise UsageError(f"{name}={value!r}: give a whole number from {low}")

@@ -174,7 +174,8 @@ class Report:
     """What one call of evaluate() found, for exactly what that call asked for.
 
     `status` is "complete" when every metric scored everything it attempted, "interrupted" when the run was stopped
-    before it had asked everything, else "partial". `errors` counts generations without a response by kind.
+    before it had asked everything, else "partial". `errors` counts generations without a response by kind, and
+    `n_given_up` those of kind "infrastructure" that were not asked again, after too many calls without an answer.
     `selection` says what was asked (limit, num_samples), `usage` sums tokens, requests and attempts, `config` is what
     determines the answers, `provenance` where and with what they were made.
     """
@@ -191,6 +192,7 @@ class Report:
     selection: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, MetricResult] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
+    n_given_up: int = 0
     usage: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)

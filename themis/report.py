@@ -63,6 +63,7 @@ def aggregate(
     model: str,
     benchmark_version: str = "",
     interrupted: bool = False,
+    n_given_up: int = 0,
     created_at: float | None = None,
     selection: dict[str, Any] | None = None,
     config: dict[str, Any] | None = None,
@@ -74,7 +75,8 @@ def aggregate(
     lists; rows of other pairs or metrics are left out. `asked` are the pairs of this call; those that an
     interruption left unasked belong to them: they count as attempted, and are "missing". `metrics` are names
     in the order in which the report has them, the main metric first. `interrupted` says whether the run was
-    stopped before it had asked everything. The rest is the report's own.
+    stopped before it had asked everything, `n_given_up` how many were not asked again after too many calls without
+    an answer. The rest is the report's own.
 
     Raises:
         UsageError: Two rows stand for one pair (and metric): they come from several runs, or several scorers.
@@ -97,6 +99,7 @@ def aggregate(
         selection=selection or {},
         metrics=results,
         errors=_counts(failures.values()),
+        n_given_up=n_given_up,
         usage=_usage(list(answers.values())),
         config=config or {},
         provenance=provenance or {},

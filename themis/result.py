@@ -33,6 +33,7 @@ class Result:
         n_stored: Requests whose answers were stored already.
         stopped_by: Why the run was interrupted, None when it was not.
         first_errors: For each kind of error the first one, by sample: which sample, and what went wrong.
+        max_calls: The call's bound on how often a question without an answer is asked.
     """
 
     report: Report
@@ -41,6 +42,7 @@ class Result:
     n_stored: int
     stopped_by: str | None = None
     first_errors: dict[str, str] = field(default_factory=dict)
+    max_calls: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -97,8 +99,16 @@ class Result:
         asked = f"{self.n_asked} asked now" if self.n_asked else "no model was called"
         text = f"{self.report.status}: {asked}, {self.n_stored} answers were stored already (run {self.run_id})"
         stopped = [f"interrupted: {self.stopped_by}"] if self.stopped_by else []
+        given_up = [f"given up: {self._given_up()}"] if self.report.n_given_up else []
         errors = [f"first {kind} error: {error}" for kind, error in self.first_errors.items()]
-        return "\n".join([text, *stopped, *errors])
+        return "\n".join([text, *stopped, *given_up, *errors])
+
+    def _given_up(self) -> str:
+        count = self.report.n_given_up
+        return (
+            f"{count} question{'s' * (count > 1)} had no answer in {self.max_calls} calls, for errors of the "
+            "infrastructure; a higher max_calls (--max-calls) asks again"
+        )
 
     def __repr__(self) -> str:
         return str(self)

@@ -19,7 +19,7 @@ from themis.provenance import provenance
 from themis.recorder import Recorder
 from themis.report import EVALUATION_COLUMNS, GENERATION_COLUMNS, aggregate
 from themis.result import Result
-from themis.stored import RETRIED, Stored, open_run
+from themis.stored import RETRIED, Stored, counted, open_run
 from themis.work import AsyncWork, BlockingWork, Done, Item, Scoring, lost, score_stored, unscorable
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from themis.backends import ExecutionBackend, StorageBackend
+    from themis.backends._engine import MapProgress
     from themis.records import EvaluationRecord, GenerationRecord, Report, Sample
     from themis.scoring.base import Metric
 
@@ -52,12 +53,15 @@ class Update:
         evaluations: Its scores so far.
         n_done: Answers of this call so far, new and stored ones.
         n_total: How many it will be; None while the questions are still being read.
+        progress: Of the backend's map over the model calls: what is with workers, was run again, how many nodes work;
+            None for a backend of a user's own.
     """
 
     generation: GenerationRecord
     evaluations: list[EvaluationRecord]
     n_done: int
     n_total: int | None
+    progress: MapProgress | None = None
 
 
 class Health:
@@ -73,21 +77,23 @@ class Health:
         self._dead_after = dead_after
         self._max_errors = max_errors
         self._errors = 0
-        self._in_a_row = 0
+        self.in_a_row: list[Done] = []
+        """The errors of the infrastructure since the last answer: they may well be the endpoint's."""
 
     def verdict(self, done: Done) -> str | None:
         """Why the run should stop after this answer; None to go on."""
         generation = done.generation
         if generation.status == "ok" or generation.error_kind == "model":
-            self._in_a_row = 0
+            self.in_a_row.clear()
             return None
         self._errors += 1
-        self._in_a_row += generation.error_kind == RETRIED
+        if generation.error_kind == RETRIED:
+            self.in_a_row.append(done)
         reason = f"{generation.error_type}: {generation.error_message}"
         if done.fatal:
             return reason
-        if self._in_a_row >= self._dead_after:
-            return f"{self._in_a_row} requests in a row had no answer, the last one for {reason}"
+        if len(self.in_a_row) >= self._dead_after:
+            return f"{len(self.in_a_row)} requests in a row had no answer, the last one for {reason}"
         if self._max_errors is not None and self._errors > self._max_errors:
             return f"{self._errors} errors are more than max_errors={self._max_errors}, the last one {reason}"
         return None
@@ -105,9 +111,11 @@ class Run:
     timeout: float
     max_errors: int | None
     same_model: bool
+    max_calls: int | None
     on_result: Callable[[Update], None] | None
     n_new: int = 0
     n_stored: int = 0
+    n_given_up: int = 0
     stopped_by: str | None = None
     selection: Selection = field(default_factory=Selection)
     unscored: dict[str, tuple[Sample, Sequence[Metric]]] = field(default_factory=dict)
@@ -115,6 +123,7 @@ class Run:
     stored: Stored = field(init=False)
     recorder: Recorder = field(init=False)
     launch: dict[str, Any] = field(init=False)
+    health: Health = field(init=False)
 
     def result(self) -> Result:
         """Open the run, ask, score, report."""
@@ -124,19 +133,21 @@ class Run:
         self.storage.save_launch(self.run_id, self.launch)  # the proof that the storage can be written, on resume too
         self.stored = Stored(self.storage, self.run_id, exists=exists)
         self.recorder = Recorder(self.storage, self.run_id, enough=2 * self._in_progress())  # an answer and its sample
+        self.health = Health(max(DEAD_AT_LEAST, DEAD_AFTER * self._in_progress()), self.max_errors)
         interrupt = None
         try:
             self._ask()
             self._score_rest()
         except KeyboardInterrupt as error:
             interrupt, self.stopped_by = error, "it was cancelled"
+            self._forgive()
             self._cover_all()
         finally:
             self.recorder.close()
         report, first_errors = self._report()
         if interrupt is not None:
             raise interrupt
-        return Result(report, self.storage, self.n_new, self.n_stored, self.stopped_by, first_errors)
+        return Result(report, self.storage, self.n_new, self.n_stored, self.stopped_by, first_errors, self.max_calls)
 
     def _ask(self) -> None:
         missing = self._missing()
@@ -144,13 +155,13 @@ class Run:
         if not head:
             return
         self._preflight()
-        health = Health(max(DEAD_AT_LEAST, DEAD_AFTER * self._in_progress()), self.max_errors)
         timeout = None if self.plan.model.bounds_time else self.timeout
         with _closing(self._map(self._work(), chain(head, missing), timeout)) as outcomes:
             for outcome in outcomes:
-                self.stopped_by = health.verdict(self._take(outcome))
+                self.stopped_by = self.health.verdict(self._take(outcome, outcomes))
                 if self.stopped_by:
                     logger.warning("run %s is interrupted: %s", self.run_id, self.stopped_by)
+                    self._forgive()
                     self._take_finished(outcomes)
                     break
         for _ in missing:  # what an interruption left unasked stays in the denominator
@@ -177,6 +188,9 @@ class Run:
             if sample_hash is not None and self.stored.samples.get(item.sample.id) != sample_hash:
                 self.recorder.put(item.sample)
             answered = item.request.id in self.stored.answered
+            if not answered and self._given_up(item.request.id):
+                self.n_given_up += 1
+                continue
             late = [
                 metric
                 for metric, name in zip(metrics, ids, strict=True)
@@ -190,18 +204,42 @@ class Run:
                 yield item
         self.selection.complete = True
 
-    def _take(self, outcome: Done | BaseException) -> Done:
+    def _take(self, outcome: Done | BaseException, outcomes: Iterator[Any]) -> Done:
         """Keep one outcome of the map: an answer, or the error for which a backend gave an item up."""
         done = outcome if isinstance(outcome, Done) else lost(outcome.item, outcome, self._light())  # type: ignore[attr-defined]
         self._check_served(done.generation)
+        done = self._count_call(done)
         self.recorder.put(done)
         if done.unscored is not None:
             self._score_later(done, done.unscored)
         self.n_new += 1
         if self.on_result is not None:
             n_total = len(self.selection.pairs) if self.selection.complete else None
-            self.on_result(Update(done.generation, done.evaluations, self.n_new + self.n_stored, n_total))
+            progress = outcomes.progress if isinstance(outcomes, Results) else None
+            n_done = self.n_new + self.n_stored
+            self.on_result(Update(done.generation, done.evaluations, n_done, n_total, progress))
         return done
+
+    def _given_up(self, name: str) -> bool:
+        """Whether so many calls ended in an error of the infrastructure that this one does not ask again."""
+        return self.max_calls is not None and self.stored.calls_without_answer.get(name, 0) >= self.max_calls
+
+    def _count_call(self, done: Done) -> Done:
+        """The outcome, its record with the count of calls where it ended in an error of the infrastructure."""
+        generation = done.generation
+        if generation.status == "ok" or generation.error_kind != RETRIED:
+            return done
+        calls = self.stored.calls_without_answer.get(generation.id, 0) + (not done.fatal)
+        return done._replace(generation=counted(generation, calls))
+
+    def _forgive(self) -> None:
+        """Count the errors at the end of an interrupted run for nothing: they were the endpoint's, not the questions'.
+
+        A key that is revoked or a server that is gone would otherwise use up the calls of whatever is asked first.
+        """
+        for done in self.health.in_a_row:
+            calls = self.stored.calls_without_answer.get(done.generation.id, 0)
+            self.recorder.put(done._replace(generation=counted(done.generation, calls)))
 
     def _score_later(self, done: Done, sample: Sample) -> None:
         """Let the metrics that a worker found slow score when the model calls are over, as the dear ones do."""
@@ -213,7 +251,8 @@ class Run:
         """Keep the answers that arrived together with the one that ends the run: they are paid for."""
         if isinstance(outcomes, Results):
             for outcome in outcomes.finished():
-                self._take(outcome)
+                self.health.verdict(self._take(outcome, outcomes))
+            self._forgive()
 
     def _light(self) -> tuple[Metric, ...]:
         return tuple(metric for metric in self.plan.metrics if not metric.dear)
@@ -291,6 +330,7 @@ class Run:
             model=plan.model.name,
             benchmark_version=plan.benchmark.version,
             interrupted=self.stopped_by is not None,
+            n_given_up=self.n_given_up,
             created_at=time.time(),
             selection={"limit": plan.limit, "num_samples": plan.num_samples},
             config={**plan.config(), "metrics": {m.name: {"version": m.version, **m.config()} for m in plan.metrics}},

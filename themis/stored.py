@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from themis.arrow import texts
@@ -16,9 +18,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from themis.backends.storage import StorageBackend
+    from themis.records import GenerationRecord
 
 RETRIED = "infrastructure"
 """Answers that ended in an error of this kind are asked again on resume; a model's own outcome stands."""
+
+CALLS = "calls_without_answer"
+"""Where the metadata of an error of the infrastructure counts the calls of evaluate() that ended in one."""
 
 
 def open_run(storage: StorageBackend, run_id: str, plan: Plan) -> dict[str, Any]:
@@ -90,6 +96,7 @@ class Stored:
 
     def __init__(self, storage: StorageBackend, run_id: str, *, exists: bool) -> None:
         self.answered = Ids()
+        self.calls_without_answer: dict[str, int] = {}
         self.scored = Ids()
         self.samples: dict[str, str] = {}
         self.models_served: set[str] = set()
@@ -97,12 +104,29 @@ class Stored:
             self._load(storage, run_id)
 
     def _load(self, storage: StorageBackend, run_id: str) -> None:
-        generations = storage.scan(run_id, "generations", ["id", "status", "error_kind", "model_served"])
+        generations = storage.scan(run_id, "generations", ["id", "status", "error_kind", "model_served", "metadata"])
         self.answered = _settled(generations, [RETRIED])
+        self.calls_without_answer = _calls_without_answer(generations)
         self.models_served = set(generations["model_served"].unique().to_pylist()) - {None}
         evaluations = storage.scan(run_id, "evaluations", ["id", "status", "error_kind"])
         self.scored = _settled(evaluations, [RETRIED, "scorer"])
         self.samples = {sample.id: sample_hash(sample) for sample in storage.load_samples(run_id)}
+
+
+def counted(generation: GenerationRecord, calls: int) -> GenerationRecord:
+    """The record of an error of the infrastructure, with the number of calls that ended in one; 0 for none."""
+    others = {name: value for name, value in generation.metadata.items() if name != CALLS}
+    return replace(generation, metadata={**others, CALLS: calls} if calls else others)
+
+
+def _calls_without_answer(generations: pa.Table) -> dict[str, int]:
+    """How many calls have ended in an error of the infrastructure, by the id of what they asked."""
+    import pyarrow.compute as pc
+
+    failed = generations.filter(pc.is_in(generations["error_kind"], value_set=texts([RETRIED])))
+    metadata = (json.loads(text or "{}") for text in failed["metadata"].to_pylist())
+    counts = ((name, found.get(CALLS, 0)) for name, found in zip(failed["id"].to_pylist(), metadata, strict=True))
+    return {name: calls for name, calls in counts if calls}
 
 
 def _settled(records: pa.Table, retried: list[str]) -> Ids:

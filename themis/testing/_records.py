@@ -103,6 +103,7 @@ def full_report() -> Report:
         selection={"limit": 3},
         metrics={"exact_match": metric},
         errors={"infrastructure": 1},
+        n_given_up=1,
         usage={"input_tokens": 36},
         config={"params": {"temperature": 0.0}},
         provenance={"python": "3.11"},
