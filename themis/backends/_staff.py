@@ -79,6 +79,7 @@ class Staff:
         self._for_actors = {**_for_actors(options), "max_concurrency": 2, "max_restarts": 0}
         remote(ray, serve).options(**self._for_tasks)  # a name or a value that is wrong is found here
         self._door = _open_door(ray)
+        self._dismissed: list[Worker] = []
         self._false_starts = 0
         self._left_at = time.monotonic()
         self.workers: list[Worker] = []
@@ -113,6 +114,7 @@ class Staff:
         """Ask no longer for a worker that has not spoken."""
         self._end(worker)
         self._remove(worker)
+        self._dismissed.append(worker)
 
     # Listening
 
@@ -259,6 +261,7 @@ class Staff:
         for worker in busy:
             self._end(worker)
         self._still_there(busy, CLOSE_SECONDS)
+        self._still_there(self._dismissed, 0.0)
         for worker in self.workers:
             worker.way.close()
             if worker.actor is not None:

@@ -51,7 +51,7 @@ def _own_modules() -> list[ModuleType]:
     """Loaded modules that belong to the user's program: they have a file, outside of every installation folder."""
     return [
         module
-        for name, module in list(sys.modules.items())
+        for name, module in sys.modules.copy().items()  # in one step: other threads import meanwhile
         if name.partition(".")[0] not in {"themis", "__main__", "__mp_main__"} and _is_own(module)
     ]
 
