@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import sys
 from dataclasses import dataclass
+from types import ModuleType
 
 import pytest
 
 from themis.backends._chunk import Chunk, Pace, Run
-from themis.backends._wire import ItemPacker, pack_runs, unpack_chunk, unpack_runs
+from themis.backends._wire import ItemPacker, pack_function, pack_runs, unpack_chunk, unpack_runs
 from themis.errors import TaskError
 from themis.records import EvaluationRecord, GenerationRecord, Request, Sample
 from themis.work import Done, Item
@@ -82,3 +85,26 @@ def test_an_item_that_cannot_be_rebuilt_costs_no_other():
     assert [chunk.items for chunk in chunks] == [[items[0]], [items[2]]]
     assert [run.start for run in unbuildable] == [1]
     assert isinstance(unbuildable[0].values[0].error, TaskError)
+
+
+def test_a_function_is_packed_while_modules_are_imported():
+    """What is loaded in the middle of packing, here whenever garbage is collected, does not disturb it."""
+    added = []
+
+    def load_one(phase, info):
+        added.append(f"loaded_meanwhile_{len(added)}")
+        sys.modules[added[-1]] = ModuleType(added[-1])
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(load_one)
+    gc.set_threshold(1)
+    try:
+        _, data = pack_function(len)
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(load_one)
+        for name in added:
+            del sys.modules[name]
+
+    assert added
+    assert pickle.loads(data) is len
