@@ -27,7 +27,7 @@ import pytest
 from test_cluster import alive, descendants, wait_until
 
 from themis import evaluate
-from themis.backends import LocalExecutionBackend, RayExecutionBackend
+from themis.backends import LocalExecutionBackend, RayExecutionBackend, executions
 from themis.backends._feed import Door
 from themis.backends._wire import pack_function
 from themis.errors import ExecutionError, TaskError, TaskTimeoutError, UsageError, WorkerCrashedError
@@ -154,6 +154,16 @@ def failures(outcomes):
 def living_actors(ray):
     """The actors that the cluster knows and that are not dead."""
     return [actor for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"]
+
+
+def twice_and_executions(x):
+    """Twice the item, and how often it may have begun."""
+    return 2 * x, executions()
+
+
+async def twice_and_executions_async(x):
+    """The same on the event loop."""
+    return 2 * x, executions()
 
 
 # -- workers that are killed
@@ -333,6 +343,79 @@ def test_a_worker_in_place_of_a_dead_one_gets_its_share(ray_session, diary):
     assert len(set(taken)) == len(taken)
     assert len(counts) == 2
     assert counts[0] > sum(counts) / 3
+
+
+def counted_stay(diary, mean, x):
+    """The item, and how often it may have begun; after a random time."""
+    diary.write(x)
+    time.sleep(random.uniform(0, 2 * mean))
+    return x, executions()
+
+
+def test_executions_are_never_too_low(ray_session, diary):
+    """What has begun twice says so, also where its worker died, unheard, while the consumer was away."""
+    results = RayExecutionBackend().map(partial(counted_stay, diary, 0.02), range(400), max_workers=4)
+
+    with within(60):
+        said = dict(next(results) for _ in range(60))
+        time.sleep(0.1)
+        for pid in filter(alive, diary.pids()):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.3)
+        said |= dict(results)
+
+    begun = {x: diary.count(x) for x in said}
+    assert said.keys() == set(range(400))
+    assert max(begun.values()) > 1
+    assert [x for x in said if said[x] < begun[x]] == []
+
+
+# -- sources and consumers that take their time
+
+
+@pytest.mark.parametrize("func", [twice_and_executions, twice_and_executions_async])
+def test_a_slow_source_is_served_as_it_comes(ray_session, func):
+    """With an item every 0.4 s results come as their items do, not when the window is full or the source ends."""
+    pulled, behind = [], []
+
+    def source():
+        for x in range(8):
+            pulled.append(x)
+            yield x
+            time.sleep(0.4)
+
+    with within(30):
+        for result in RayExecutionBackend().map(func, source(), max_workers=4):
+            behind.append(len(pulled) - len(behind))
+            assert result == (2 * (len(behind) - 1), 1)
+
+    assert len(behind) == 8
+    assert max(behind) <= 4
+
+
+@pytest.mark.usefixtures("as_it_was")
+@pytest.mark.parametrize("hosts", ["tasks", "actors"])
+@pytest.mark.parametrize("timeout", [None, 0.5])
+def test_a_consumer_that_pauses_makes_no_item_run_again(ray_session, monkeypatch, hosts, timeout):
+    """Workers that leave while the consumer is away, also past an item that hangs, lose nothing that has begun."""
+    monkeypatch.setattr("themis.backends._staff.ACTOR_IDLE_SECONDS", 0.2)
+    if hosts == "actors":
+        monkeypatch.setenv("RAY_USE_TLS", "1")
+
+    def work(x):
+        if x == 2 and timeout is not None:
+            time.sleep(30)
+        return executions()
+
+    options = {"max_workers": 1, "buffersize": 1, "timeout": timeout, "return_exceptions": True}
+    said = []
+    with within(60):
+        for outcome in RayExecutionBackend().map(work, range(8), **options):
+            said.append(outcome)
+            time.sleep(random.uniform(0.15, 0.45))
+
+    assert failures(said) == ({} if timeout is None else {2: TaskTimeoutError})
+    assert [outcome for outcome in said if outcome != 1] == [said[2]] * (timeout is not None)
 
 
 # -- workers that cannot connect to the driver

@@ -130,4 +130,19 @@ def test_a_door_that_is_not_there_is_an_error():
         port = probe.getsockname()[1]
 
     with pytest.raises(OSError, match="refused"):
-        Feed(Address("127.0.0.1", port, b"x" * 32), print, print, print)
+        Feed(Address("127.0.0.1", port, b"x" * 32, b"y" * 32), print, print, print)
+
+
+@pytest.mark.parametrize("says", [b"z" * 32, b""])
+def test_a_stranger_behind_the_door_is_an_error(says):
+    """Who listens there and does not know the answer is no driver: nothing that it sends is read."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def pretend():
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(says)
+
+        threading.Thread(target=pretend, daemon=True).start()
+        with pytest.raises(ConnectionError, match=r"another program|hung up|reset by peer"):
+            Feed(Address("127.0.0.1", server.getsockname()[1], b"x" * 32, b"y" * 32), print, print, print)

@@ -143,6 +143,31 @@ def test_work_is_spread_over_the_nodes(cluster, diary, func):
     assert min(nodes.count(node) for node in workers) >= 1_600 / len(workers) / 4
 
 
+@pytest.mark.parametrize("func", [stay, stay_async])
+def test_a_node_that_others_have_filled_holds_up_no_map(cluster, diary, func):
+    """While another job has all CPUs of one node, a map runs on the other."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    full, free = cluster.worker_nodes
+
+    class Other:
+        def there(self):
+            return here()
+
+    strategy = NodeAffinitySchedulingStrategy(full.node_id, soft=False)
+    other = ray.remote(Other).options(num_cpus=2, scheduling_strategy=strategy).remote()
+    assert ray.get(other.there.remote()) == full.node_id
+    try:
+        with within(40):
+            results = list(RayExecutionBackend().map(partial(func, diary, 0.02), range(400), max_workers=8))
+    finally:
+        ray.kill(other)
+
+    assert [x for x, _ in results] == list(range(400))
+    assert {node for _, node in results} == {free.node_id}
+
+
 @pytest.mark.parametrize(
     "number", [*range(NORMAL), *(pytest.param(n, marks=pytest.mark.soak) for n in range(NORMAL, NORMAL + SOAK))]
 )

@@ -55,6 +55,7 @@ def test_a_worker_is_placed_where_the_fewest_share_the_cpus():
     assert Places(nodes, asks, []).emptiest() == "large"
     assert Places(nodes, asks, ["large"] * 4).emptiest() == "small"
     assert Places(nodes, asks, ["large"] * 4 + ["small"]).emptiest() == "large"
+    assert Places(nodes, asks, [], full={"large"}).emptiest() == "small"
     assert Places(nodes, {"num_cpus": 4}, []).emptiest() is None
     assert Places(nodes[:2], asks, []).emptiest() is None
 
@@ -68,3 +69,14 @@ def test_a_node_is_too_full_where_another_would_be_less_so_with_one_more(used, e
     nodes = [{"NodeID": name, **node(CPU=2)} for name in "abc"]
 
     assert Places(nodes, {"num_cpus": 0.5}, used).too_full() == expected
+
+
+def test_places_are_counted_by_what_is_asked():
+    """Workers with a GPU each go where the GPUs are, whatever the CPUs, and never more to a node than it has."""
+    nodes = [{"NodeID": "few", **node(CPU=128, GPU=1)}, {"NodeID": "many", **node(CPU=16, GPU=3)}]
+    asks = {"num_cpus": 1, "num_gpus": 1}
+
+    assert Places(nodes, asks, ["few"]).emptiest() == "many"
+    assert Places(nodes, asks, ["few", "many"]).too_full() is None  # a model that is loaded stays where it is
+    assert Places(nodes, asks, ["few", "many", "many"]).emptiest() == "many"
+    assert Places(nodes, asks, ["few", "many", "many", "many"]).emptiest() is None

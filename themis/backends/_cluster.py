@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from themis.errors import ExecutionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
 SLOTS_PER_LOOP = 16
 """Coroutines in progress that make another process worth its start."""
 
 COUNT_SECONDS = 2.0
 """How often the nodes are counted again."""
+
+FULL_SECONDS = 60.0
+"""How long a node that took no worker is offered none."""
 
 MAX_NODES_ASKED = 8
 """Nodes that one map asks an autoscaler for at the same time."""
@@ -69,26 +72,35 @@ class Places:
         nodes: As Ray describes them.
         options: What a worker asks for.
         used: For each worker that there is, the id of its node.
+        full: Nodes that others have filled.
     """
 
-    def __init__(self, nodes: list[dict[str, Any]], options: Mapping[str, Any], used: Iterable[str]) -> None:
-        ask = asked(options)
-        fitting = [node for node in nodes if node["Alive"] and (not ask or _fits(node["Resources"], ask))]
-        self._cpus = {node["NodeID"]: max(0.5, node["Resources"].get("CPU", 0)) for node in fitting}
-        self._counts = Counter(node for node in used if node in self._cpus)
+    def __init__(
+        self, nodes: list[dict[str, Any]], options: Mapping[str, Any], used: Iterable[str], full: Container[str] = ()
+    ) -> None:
+        ask = asked(options) or {"CPU": 0.5}
+        self._exclusive = bool(ask.keys() - {"CPU", "memory"})
+        fits = {node["NodeID"]: _fits(node["Resources"], ask) for node in nodes if node["Alive"]}
+        self._fits = {node: number for node, number in fits.items() if number}
+        self._counts = Counter(node for node in used if node in self._fits)
+        self._full = full
 
     def _crowded(self, node: str, more: int = 0) -> float:
-        """Workers for each CPU, with so many more."""
-        return float((self._counts[node] + more) / self._cpus[node])
+        """The part of a node's places that are taken, with so many workers more."""
+        return (self._counts[node] + more) / self._fits[node]
 
     def emptiest(self) -> str | None:
         """Where one more worker has the fewest beside it; None where there is no choice."""
-        return min(self._cpus, key=lambda node: self._crowded(node, 1)) if len(self._cpus) > 1 else None
+        free = [node for node in self._fits if node not in self._full and self._crowded(node, 1) <= 1]
+        return min(free, key=lambda node: self._crowded(node, 1)) if free and len(self._fits) > 1 else None
 
     def too_full(self) -> str | None:
-        """Where there should be one worker less, because the emptiest node would still be less crowded with it."""
+        """Where there should be one worker less, because the emptiest node would still be less crowded with it.
+
+        None where workers have something to themselves, a GPU perhaps: they are not in each other's way.
+        """
         emptiest = self.emptiest()
-        if emptiest is None or not self._counts:
+        if emptiest is None or not self._counts or self._exclusive:
             return None
         fullest = max(self._counts, key=self._crowded)
         return fullest if self._crowded(fullest) > self._crowded(emptiest, 1) else None
@@ -149,6 +161,7 @@ class Cluster:
         self._may_grow = may_grow
         self._scout = remote(ray, found)
         self._scouts: list[Any] = []
+        self._refused: dict[str, float] = {}
         self._count(ray.nodes())
 
     def _count(self, nodes: list[dict[str, Any]]) -> None:
@@ -158,7 +171,15 @@ class Cluster:
 
     def places(self, used: Iterable[str]) -> Places | None:
         """How crowded the nodes are with workers on these; None where it is the user who says where they are."""
-        return None if "scheduling_strategy" in self._options else Places(self._nodes, self._options, used)
+        if "scheduling_strategy" in self._options:
+            return None
+        since = time.monotonic() - FULL_SECONDS
+        full = {node for node, refused in self._refused.items() if refused > since}
+        return Places(self._nodes, self._options, used, full)
+
+    def refuse(self, node: str) -> None:
+        """Note that a node took no worker: others have filled it, or it is gone."""
+        self._refused[node] = time.monotonic()
 
     def look(self, *, begun: bool) -> bool:
         """Count again and return True, if it is time; `begun` says that some task has found its place.

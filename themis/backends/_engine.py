@@ -277,6 +277,11 @@ class _Map:
         while True:
             self._pull()
             self._submit()
+            while 0 < self._waiting() == self._pulled - self._table.n_done:
+                # Nobody has anything: to pull more would help nobody, and a source that blocks must not keep the crew
+                # from being heard.
+                self._note(self._crew.wait(None))
+                self._submit()
             self._collect()
             batch = self._table.take()
             self._taken += len(batch)
@@ -299,7 +304,7 @@ class _Map:
 
     def progress(self) -> MapProgress:
         table = self._table
-        waiting = sum(len(chunk.items) for chunk in (*self._todo, *self._suspects))
+        waiting = self._waiting()
         out = self._pulled - table.n_done - waiting
         seconds = time.monotonic() - self._began
         return MapProgress(table.n_done, table.n_failed, waiting, out, self._again, self._crew.nodes, seconds)
@@ -347,6 +352,10 @@ class _Map:
         if self._table.n_done < self._pulled:
             self._note(self._crew.wait(0 if self._room() > 0 else None))
 
+    def _waiting(self) -> int:
+        """Items that were pulled and are with no worker."""
+        return sum(len(chunk.items) for chunk in (*self._todo, *self._suspects))
+
     def _note(self, news: News) -> None:
         for run in news.runs:
             self._table.finish(run)
@@ -355,7 +364,7 @@ class _Map:
 
     def _recover(self, loss: Loss) -> None:
         lost = [chunk for lease in loss.leases for chunk in self._table.unfinished(lease)]
-        self._again += sum(len(chunk.items) for chunk in lost)
+        self._again += sum(len(chunk.items) for chunk in lost) if loss.begun else 0
         alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
         left, begun = loss.suspects, loss.begun - loss.suspects
         later: list[Chunk] = []
@@ -367,7 +376,7 @@ class _Map:
             while chunk.items and left:
                 left -= 1
                 self._suspect(chunk.cut(1), loss, alone)
-            cap = max(1, len(chunk.items) // CUT_AFTER_LOSS)
+            cap = max(1, len(chunk.items) // CUT_AFTER_LOSS) if loss.begun else chunk.cap
             for part in (chunk.cut(min(begun, len(chunk.items))), chunk):
                 if part.items:
                     part.cap, part.execution = cap, self._count_executions(part, begun=begun > 0)

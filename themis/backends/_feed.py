@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CONNECT_SECONDS = 2.0
-"""How long a worker tries to reach the driver."""
+CONNECT_SECONDS = 10.0
+"""How long a worker tries to reach the driver, which may be busy."""
+
+BACKLOG = 4096
+"""Workers that may knock at the same time."""
 
 HELLO_SECONDS = 5.0
 """How long the driver waits for a connection to say which worker it is."""
@@ -34,11 +37,19 @@ _HEAD = struct.Struct("!IQ")
 
 
 class Address(NamedTuple):
-    """Where a worker connects to, and the secret by which it is known; it travels with the task's arguments."""
+    """Where a worker connects to, and the secrets by which each side knows the other; from the task's arguments.
+
+    Attributes:
+        host: Of the driver.
+        port: On which it listens.
+        token: What the worker says.
+        answer: What the driver says to that: another program may have the port by now.
+    """
 
     host: str
     port: int
     token: bytes
+    answer: bytes
 
 
 # -- the driver's end
@@ -65,10 +76,10 @@ class Lane:
         """Tell the worker to begin nothing more, cancel what it can and end."""
         self._loop.call_soon_threadsafe(self._write, _HEAD.pack(0, 0), b"")
 
-    def opened(self, writer: asyncio.StreamWriter) -> None:
+    def opened(self, writer: asyncio.StreamWriter, answer: bytes) -> None:
         """The worker is there; on the loop."""
         self._writer = writer
-        writer.writelines(self._waiting)
+        writer.writelines([answer, *self._waiting])
         self._waiting.clear()
 
     def _write(self, *parts: bytes) -> None:
@@ -98,28 +109,29 @@ class Door:
 
     def __init__(self, host: str) -> None:
         self._loop = _feeding_loop()
-        self._expected: dict[bytes, Lane] = {}
-        started = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._welcome, host, 0), self._loop)
-        self._server = started.result()
+        self._expected: dict[bytes, tuple[Lane, bytes]] = {}
+        starting = asyncio.start_server(self._welcome, host, 0, backlog=BACKLOG)
+        self._server = asyncio.run_coroutine_threadsafe(starting, self._loop).result()
         self._host, self._port = self._server.sockets[0].getsockname()[:2]
 
     def lane(self) -> tuple[Address, Lane]:
         """A lane for one more worker, and what the worker has to know to take it."""
-        token = secrets.token_bytes(_TOKEN_BYTES)
-        lane = self._expected[token] = Lane(self._loop)
-        return Address(self._host, self._port, token), lane
+        token, answer = secrets.token_bytes(_TOKEN_BYTES), secrets.token_bytes(_TOKEN_BYTES)
+        lane = Lane(self._loop)
+        self._expected[token] = lane, answer
+        return Address(self._host, self._port, token, answer), lane
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             token = await asyncio.wait_for(reader.readexactly(_TOKEN_BYTES), HELLO_SECONDS)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             token = b""
-        lane = self._expected.pop(token, None)
+        lane, answer = self._expected.pop(token, (None, b""))
         if lane is None:  # a stranger
             writer.close()
             return
         set_no_delay(writer.get_extra_info("socket"))
-        lane.opened(writer)
+        lane.opened(writer, answer)
         with suppress(OSError):
             await reader.read(1)  # a worker says nothing more: this is the end of the connection
         lane.ended = True
@@ -178,6 +190,12 @@ class Feed:
         self._put, self._leave, self._ended = put, leave, ended
         self._socket = socket.create_connection(address[:2], timeout=CONNECT_SECONDS)
         self._socket.sendall(address.token)
+        try:
+            answer = self._exactly(len(address.answer))
+        except EOFError as error:
+            raise ConnectionError("it hung up") from error
+        if answer != address.answer:
+            raise ConnectionError("another program answers there")
         self._socket.settimeout(None)
         set_no_delay(self._socket)
         threading.Thread(target=self._read, name="themis-feed", daemon=True).start()

@@ -35,11 +35,14 @@ SIGN_OF_LIFE_SECONDS = 0.5
 STUCK = b"stuck"
 """The message of a worker in which an item is overdue and cannot be given up."""
 
+OVER = b"over"
+"""The last message of a worker that had nothing to do: it has taken in what it had results for, and nothing since."""
+
 UNREACHABLE = b"unreachable:"
 """How the message of a worker begins that cannot reach its driver; then the reason."""
 
-IDLE_SECONDS = 0.2
-"""How long a host stays that has nothing to do."""
+IDLE_SECONDS, ACTOR_IDLE_SECONDS = 0.2, 2.0
+"""How long a host stays that has nothing to do; an actor, which needs a new process to come back, for longer."""
 
 MESSAGE_BYTES = 1_000_000
 """Results of about this size travel together, larger ones one by one."""
@@ -64,12 +67,14 @@ class Order:
         linger: Results of so many seconds travel together: messages are what costs, a streamed value about 0.15 ms on
             either side.
         waits: The function is known to wait.
+        idle: Seconds that it stays without anything to do.
     """
 
     key: str
     timeout: float | None
     linger: float
     waits: bool
+    idle: float
 
 
 _NOTHING = Run(0, [])
@@ -84,6 +89,7 @@ def serve(function: bytes, order: Order, address: Address) -> Iterator[bytes]:
     try:
         feed = Feed(address, host.put, host.leave, host.ended)
     except OSError as error:
+        host.close()
         yield UNREACHABLE + f"{address.host}:{address.port}: {error}".encode()
         return
     try:
@@ -91,6 +97,7 @@ def serve(function: bytes, order: Order, address: Address) -> Iterator[bytes]:
     finally:
         feed.close()
         host.close()
+        host.go()
 
 
 class ActorHost:
@@ -108,11 +115,15 @@ class ActorHost:
         self._host.leave()
 
     def messages(self) -> Iterator[bytes]:
-        """What the host has to say; then the actor ends."""
+        """What the host has to say; soon after the actor ends, also where nobody is there to end it."""
         yield from self._host.messages()
-        from ray.actor import exit_actor
+        import ray
 
-        exit_actor()
+        # Not from in here: the last messages would be lost with the process.
+        me = ray.get_runtime_context().current_actor
+        ending = threading.Timer(LEAVE_SECONDS, ray.kill, [me])
+        ending.daemon = True
+        ending.start()
 
 
 class Host:
@@ -125,15 +136,23 @@ class Host:
         self._n_put = 0
         self._n_sent = 0
         self._busy = time.monotonic()  # when it last had an item
-        self._idle_seconds = IDLE_SECONDS
+        self._idle_seconds = order.idle
+        self._error: Exception | None = None
         self._leaving = False
         self._over = False
 
     def put(self, size: int, data: bytes | bytearray) -> None:
-        """Take in one chunk; from now on `size` items are in progress at once."""
+        """Take in one chunk; from now on `size` items are in progress at once. An error of that ends the host."""
+        try:
+            self._put(size, data)
+        except Exception as error:  # noqa: BLE001 - raised where the driver hears of it
+            self._error = error
+            self._slots.report(_NOTHING)
+
+    def _put(self, size: int, data: bytes | bytearray) -> None:
         chunks, unbuildable = unpack_chunk(data)
         with self._lock:
-            if self._over:  # the driver sees that the host ended, and that these had not begun
+            if self._over:  # the driver hears that the host ended, and that these had not begun
                 return
             self._n_put += len(unbuildable) + sum(len(chunk.items) for chunk in chunks)
             self._slots.resize(size)
@@ -161,11 +180,18 @@ class Host:
         """Who it is, then messages about the items of every chunk. It ends once there is nothing to do."""
         yield introduction()
         while not self._is_over():
+            if self._error is not None:
+                raise self._error
             runs = [run for run in self._outbox.collect(self._n_put - self._n_sent) if run is not _NOTHING]
             if runs:
                 self._n_sent += sum(len(run.values) for run in runs)
                 self._busy = time.monotonic()
             yield from self._outbox.messages(runs)
+        if not self._leaving:
+            yield OVER
+
+    def go(self) -> None:
+        """Leave the process to others, or end it where items hold threads in it that will not give them back."""
         if self._leaving:
             self._wait_for_the_kill()
         elif self._slots.abandoned():

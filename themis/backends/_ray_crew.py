@@ -7,6 +7,7 @@ spoken, so that what waits for a place on the cluster holds up none.
 from __future__ import annotations
 
 import time
+from collections import deque
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from themis.backends._staff import Staff
 from themis.backends._wire import ItemPacker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from themis.backends._chunk import Chunk, Run
     from themis.backends._staff import Work
     from themis.backends._worker import Worker
@@ -36,7 +39,7 @@ START_SECONDS = 2.0
 """A worker that has not spoken for so long waits for a place on the cluster: its share goes to the others."""
 
 PLACE_SECONDS = 5.0
-"""How long a worker may take to come up on the node that was chosen for it, once any has come up."""
+"""How long a worker may take to come up on the node that was chosen for it."""
 
 TICK_SECONDS = 0.25
 """How often a crew that waits looks around."""
@@ -59,6 +62,7 @@ class RayCrew(Crew):
         self._n_sent = 0
         self._n_bytes = 0  # of the items that were sent
         self._shared: tuple[list[Worker], int] = [], 0  # among whom what is shared
+        self._plan: deque[tuple[Worker, int]] = deque()
 
     @property
     def _shape(self) -> Shape:
@@ -85,19 +89,27 @@ class RayCrew(Crew):
         if alone:
             self._target = self._loner(waiting)
             return int(self._target is not None)
+        if not self._plan:
+            self._plan = deque(self._needs(waiting))
+        self._target, count = self._plan.popleft() if self._plan else (None, 0)
+        return count
+
+    def _needs(self, waiting: int) -> Iterator[tuple[Worker, int]]:
+        """Who should get how many of the items that wait, the neediest first."""
         self._hire(waiting)
         sharing = self._share()
         up = [worker for worker in sharing if worker.listens]
         if not up:
-            return 0
-        free = self._free()
-        wanted = {worker: self._deficit(worker, free) for worker in up}
-        neediest = self._target = max(up, key=lambda worker: wanted[worker] / worker.size)
-        if wanted[neediest] < self._worth_a_message(neediest):
-            return 0
+            return
         # Its part of all that is pulled: the workers should come to the end together.
-        even = ceil((waiting + sum(worker.n_left for worker in sharing)) / len(sharing)) - neediest.n_left
-        return min(wanted[neediest], max(1, even))
+        even = ceil((waiting + sum(worker.n_left for worker in sharing)) / len(sharing))
+        free = self._free()
+        for worker in sorted(up, key=lambda worker: worker.n_left / worker.size):
+            wanted = self._deficit(worker, free)
+            if wanted >= self._worth_a_message(worker):
+                count = min(wanted, max(1, even - worker.n_left))
+                free -= max(0, min(worker.size, worker.n_left + count) - worker.in_progress())
+                yield worker, count
 
     def _free(self) -> int:
         return self._limit - sum(worker.in_progress() for worker in self._workers)
@@ -126,21 +138,22 @@ class RayCrew(Crew):
     def _hire(self, waiting: int) -> None:
         """As many workers as there are places and items."""
         n_normal = self._n_normal()
-        places = min(self._shape.processes, self._shape.tasks - (len(self._workers) - n_normal))
+        places = min(self._shape.processes, self._shape.tasks - (len(self._workers) - n_normal), self._room())
         n_items = waiting + sum(worker.n_left for worker in self._workers if not worker.reserved)
         for _ in range(min(places, n_items) - n_normal):
             self._start()
 
     def _start(self, *, anywhere: bool = False) -> Worker:
-        places = None if anywhere else self._cluster.places(worker.node for worker in self._workers)
+        """One more worker; where, is left to Ray until any has come up: the emptiest node may be another's."""
+        leave_it = anywhere or self._staff.begun is None
+        places = None if leave_it else self._cluster.places(worker.node for worker in self._workers)
         return self._staff.start(places.emptiest() if places else None, self._gather)
 
     def _ask_elsewhere(self) -> None:
         """Let Ray look for a place for those that do not come up where they should: the node may be full, or gone."""
         late = time.monotonic() - PLACE_SECONDS
-        if self._staff.begun is None or self._staff.begun > late:  # until then it is the cluster that is slow
-            return
         for worker in [w for w in self._workers if w.placed and not w.up and w.started < late]:
+            self._cluster.refuse(worker.node)
             self._staff.dismiss(worker)
             self._start(anywhere=True).reserved = worker.reserved
 
@@ -159,14 +172,18 @@ class RayCrew(Crew):
         """The workers among which the limit is shared, those that will be there in a moment included."""
         fresh = time.monotonic() - START_SECONDS
         normal = [w for w in self._workers if not w.reserved and (w.listens or w.started > fresh)]
-        room = self._limit - (len(self._workers) - self._n_normal())  # a reserved one has one item at a time
-        sharing = normal[: max(0, room)]
+        room = self._room()
+        sharing = normal[:room]
         if sharing and (sharing, room) != self._shared:
             even, more = divmod(room, len(sharing))
             for number, worker in enumerate(sharing):
                 worker.resize(even + (number < more))
         self._shared = sharing, room
         return sharing
+
+    def _room(self) -> int:
+        """How many items the others may have in progress beside those that have one at a time."""
+        return max(0, self._limit - (len(self._workers) - self._n_normal()))
 
     def _n_normal(self) -> int:
         return sum(not worker.reserved for worker in self._workers)
@@ -185,7 +202,7 @@ class RayCrew(Crew):
             reserved.append(self._start())
             reserved[-1].reserved = True
         if not reserved:
-            reserved.append(min(self._workers, key=lambda worker: worker.n_left))
+            reserved.append(min(self._workers, key=lambda worker: (not worker.listens, worker.n_left)))
             reserved[-1].reserved = True
         if self._free() < 1:
             return None
@@ -207,6 +224,7 @@ class RayCrew(Crew):
     # What happens
 
     def wait(self, timeout: float | None) -> News:
+        self._plan.clear()
         news, self._unsendable = News(self._unsendable), []
         tick = TICK_SECONDS if timeout is None else min(TICK_SECONDS, timeout)
         self._staff.listen(0.0 if news.runs else tick, news)
@@ -216,6 +234,6 @@ class RayCrew(Crew):
         return news
 
     def close(self) -> None:
+        self._staff.close()
         if self._ray.is_initialized():
-            self._staff.close()
             self._cluster.close()

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from themis.backends._cluster import remote
 from themis.backends._feed import Door
-from themis.backends._host import STUCK, UNREACHABLE, ActorHost, Order, serve
+from themis.backends._host import (
+    ACTOR_IDLE_SECONDS,
+    IDLE_SECONDS,
+    OVER,
+    STUCK,
+    UNREACHABLE,
+    ActorHost,
+    Order,
+    serve,
+)
 from themis.backends._wire import unpack_runs
 from themis.backends._worker import Tempo, Worker
 from themis.errors import ExecutionError
@@ -42,6 +51,9 @@ Another map of the same consumer may need that CPU before this one is taken from
 FETCH_SECONDS = 5.0
 """How long a message may be on its way until one asks whether its node is still there."""
 
+MAX_UNREACHABLE = 3
+"""Workers that may fail to connect where others did, before none is asked to."""
+
 MAX_FALSE_STARTS = 10
 """Workers in a row, and two for each process more, that may end before they have spoken."""
 
@@ -68,7 +80,7 @@ class Staff:
         tempo: Of their items.
         nodes: Where any of them has been.
         begun: When the first of all spoke.
-        changed: One came or went since this was set to False.
+        away: Seconds that nobody listened for, lately.
     """
 
     def __init__(self, ray: Any, work: Work) -> None:
@@ -79,20 +91,21 @@ class Staff:
         self._for_actors = {**_for_actors(options), "max_concurrency": 2, "max_restarts": 0}
         remote(ray, serve).options(**self._for_tasks)  # a name or a value that is wrong is found here
         self._door = _open_door(ray)
-        self._dismissed: list[Worker] = []
+        self._ending: list[Worker] = []  # that nobody listens to any more
+        self._unreachable = 0
         self._false_starts = 0
         self._left_at = time.monotonic()
         self.workers: list[Worker] = []
         self.tempo = Tempo()
         self.nodes: set[str] = set()
         self.begun: float | None = None
-        self.changed = False
         self.away = 0.0
 
     def start(self, node: str | None, linger: float) -> Worker:
         """One more worker, on that node where one is named, whose results of so many seconds travel together."""
         work = self._work
-        order = Order(work.key, work.timeout, linger, work.waits or self.tempo.waits)
+        idle = ACTOR_IDLE_SECONDS if self._door is None else IDLE_SECONDS
+        order = Order(work.key, work.timeout, linger, work.waits or self.tempo.waits, idle)
         where = {} if node is None else {"scheduling_strategy": self._on(node)}
         task, actor_class = remote(self._ray, serve), remote(self._ray, ActorHost)
         if self._door is not None:
@@ -114,7 +127,7 @@ class Staff:
         """Ask no longer for a worker that has not spoken."""
         self._end(worker)
         self._remove(worker)
-        self._dismissed.append(worker)
+        self._ending.append(worker)
 
     # Listening
 
@@ -144,11 +157,14 @@ class Staff:
         """Take one message of a worker, or its end."""
         try:
             data = self._fetch(worker, next(worker.stream))
-        except StopIteration:  # in order: it had nothing to do, or was to leave
-            self._gone(worker, "", news)
+        except StopIteration:
+            self._gone(worker, "its worker ended before its last item", news)
         except self._ray.exceptions.GetTimeoutError:
             self._end(worker)
             self._gone(worker, "its node is gone, and a result with it", news)
+        except self._ray.exceptions.ObjectLostError as error:  # the worker itself may be alive
+            self._end(worker)
+            self._gone(worker, f"{type(error).__name__}: {error}", news)
         except _deaths(self._ray) as error:
             self._gone(worker, f"{type(error).__name__}: {error}", news)
         except self._ray.exceptions.RayError as error:
@@ -175,17 +191,27 @@ class Staff:
             self._meet(worker, data)
         elif data == STUCK:
             self._hangs(worker, news)
+        elif data == OVER:
+            self._left(worker, news)
         elif data:
             runs, pace = unpack_runs(data)
             self.tempo.note(worker.note(runs), pace, len(data))
             news.runs.extend(runs)
 
+    def _left(self, worker: Worker, news: News) -> None:
+        """A worker had nothing to do any more; what was sent since has not begun."""
+        if worker.n_left:
+            news.losses.append(worker.untouched())
+        self._remove(worker)
+        self._ending.append(worker)
+
     def _meet(self, worker: Worker, data: bytes) -> None:
         """A worker's first message: where it is, or that it cannot be reached."""
-        self.changed = True
         if data.startswith(UNREACHABLE):
             self._remove(worker)
-            self._give_up_feeding(data.removeprefix(UNREACHABLE).decode())
+            self._unreachable += 1
+            if self.begun is None or self._unreachable >= MAX_UNREACHABLE:
+                self._give_up_feeding(data.removeprefix(UNREACHABLE).decode())
             return
         worker.up = True
         self.begun = self.begun or worker.heard
@@ -209,19 +235,15 @@ class Staff:
         self._gone(worker, "an item in it hung and held up its process", news, self._work.timeout)
 
     def _gone(self, worker: Worker, reason: str, news: News, timeout: float | None = None) -> None:
-        """A worker has ended, in order where there is no reason."""
         self._remove(worker)
         if not worker.up:
             self._note_false_start(reason)
-        elif worker.n_left and not reason:
-            news.losses.append(worker.untouched(reason))
         elif worker.n_left:
             logger.warning("%d items run again: %s", worker.n_left, reason.splitlines()[0])
             news.losses.append(worker.loss(reason, self.tempo, timeout))
 
     def _remove(self, worker: Worker) -> None:
         self.workers.remove(worker)
-        self.changed = True
         worker.way.close()
 
     def _note_false_start(self, reason: str) -> None:
@@ -249,11 +271,15 @@ class Staff:
             self._ray.cancel(worker.stream, force=worker.up)
 
     def close(self) -> None:
-        """End all workers; returns when nothing more can begin.
+        """End all workers; returns when nothing more can begin. Idempotent.
 
         Of those without items nothing is asked but to leave: by the time that a kill arrived, the process could be at
         work for another map.
         """
+        if self._door is not None:
+            self._door.close()
+        if not self._ray.is_initialized():
+            return
         for worker in self.workers:
             worker.way.leave()
         left = self._still_there(self.workers, CLOSE_SECONDS if self._work.waits else KILL_AFTER)
@@ -261,14 +287,12 @@ class Staff:
         for worker in busy:
             self._end(worker)
         self._still_there(busy, CLOSE_SECONDS)
-        self._still_there(self._dismissed, 0.0)
+        self._still_there(self._ending, 0.0)
         for worker in self.workers:
             worker.way.close()
             if worker.actor is not None:
                 self._ray.kill(worker.actor)
         self.workers.clear()
-        if self._door is not None:
-            self._door.close()
 
     def _still_there(self, workers: list[Worker], seconds: float) -> list[Worker]:
         """Those that have not ended within so many seconds."""
@@ -330,7 +354,6 @@ def _deaths(ray: Any) -> tuple[type[Exception], ...]:
         errors.NodeDiedError,
         errors.LocalRayletDiedError,
         errors.OutOfMemoryError,
-        errors.ObjectLostError,
         errors.TaskCancelledError,
         errors.RayActorError,
     )

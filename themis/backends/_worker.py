@@ -118,14 +118,17 @@ class Worker:
         return [range(start, stop) for start, (stop, _) in self._leases.items()]
 
     def loss(self, reason: str, tempo: Tempo, timeout: float | None = None) -> Loss:
-        """Its items, as lost: what was in progress, and what may have begun since it spoke last."""
-        since = tempo.items_in(time.monotonic() - self.heard, self.size)
-        begun = min(self.n_left, self.in_progress() + since)
-        return Loss(self.leases(), min(begun, max(self.in_progress(), MAX_SUSPECTS)), begun, reason, timeout)
+        """Its items, as lost. Suspects are what was in progress, and what probably began since it spoke last.
 
-    def untouched(self, reason: str) -> Loss:
+        Any of the others may have begun as well: what was heard last may have been said long before.
+        """
+        since = tempo.items_in(time.monotonic() - self.heard, self.size)
+        suspects = min(self.n_left, self.in_progress() + since, max(self.in_progress(), MAX_SUSPECTS))
+        return Loss(self.leases(), suspects, self.n_left, reason, timeout)
+
+    def untouched(self) -> Loss:
         """Its items, none of which has begun: it did all that it had taken in, and ended."""
-        return Loss(self.leases(), 0, 0, reason)
+        return Loss(self.leases(), 0, 0, "")
 
 
 class Tempo:
