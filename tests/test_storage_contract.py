@@ -143,6 +143,20 @@ class TestJsonLinesOnS3(FsspecContract):
             yield backend
 
 
+class TestParquetOnAzure(FsspecContract):
+    @pytest.fixture
+    def storage(self, azure):
+        with self.make(azure.new_url(), storage_options=azure.storage_options) as backend:
+            yield backend
+
+
+class TestParquetOnGcs(FsspecContract):
+    @pytest.fixture
+    def storage(self, gcs):
+        with self.make(gcs.new_url(), storage_options=gcs.storage_options) as backend:
+            yield backend
+
+
 class TestOnlyTheAbstractMethods(StorageBackendTests):
     @pytest.fixture
     def storage(self):
