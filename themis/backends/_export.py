@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from themis import arrow
+from themis.backends._parts import json_line
 from themis.backends._place import Place
 from themis.errors import ReportNotFoundError, UsageError
 from themis.registry import unknown
@@ -84,7 +85,7 @@ def _batches(records: Iterator[Any]) -> Iterator[list[Any]]:
 
 
 def _csv(file: Any, kind: RecordKind) -> tuple[Write, Callable[[], object]]:
-    text = io.TextIOWrapper(file, "utf-8", newline="")
+    text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
     names = arrow.schema(kind).names
     writer = csv.DictWriter(text, names)
     writer.writeheader()
@@ -104,7 +105,7 @@ def _cell(value: Any) -> Any:
 def _jsonl(file: Any, _: RecordKind) -> tuple[Write, Callable[[], object]]:
     def write(table: pa.Table) -> None:
         for row in arrow.to_rows(table):
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            file.write(json_line(row))
 
     return write, file.flush
 

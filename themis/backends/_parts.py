@@ -198,8 +198,14 @@ def _json_lines(tables: Iterable[pa.Table], replaces: dict[str, int] | None) -> 
     for table in tables:
         for row in arrow.to_rows(table):
             first = {_REPLACES: replaces} if replaces is not None and not lines else {}
-            lines.append(json.dumps({**row, **first}, ensure_ascii=False).encode())
-    return b"\n".join([*lines, b""])
+            lines.append(json_line({**row, **first}))
+    return b"".join(lines)
+
+
+def json_line(row: dict[str, Any]) -> bytes:
+    """A row as one line; a lone surrogate, which UTF-8 cannot hold, as the escape that JSON has for it."""
+    # Values of columns of another version may be such as JSON does not know.
+    return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _read_groups(

@@ -50,10 +50,10 @@ class Pending:
             self._rows = []
         return list(self._tables)
 
-    def journal(self, suffix: str, entry: bytes, new: Callable[[], Journal]) -> None:
+    def journal(self, suffix: str, entry: bytes, new: Callable[[Pending, str], Journal]) -> None:
         """Add an entry to the journal of this suffix, made when there is none."""
         if suffix not in self._journals:
-            self._journals[suffix] = new()
+            self._journals[suffix] = new(self, suffix)
         self._journals[suffix].append(entry)
 
     def end_journals(self, end: Callable[[Journal], Any]) -> None:

@@ -12,6 +12,7 @@ import re
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -37,17 +38,19 @@ FIRST_ANSWER = 10.0
 RETRY_SECONDS = 60.0
 """Seconds for which a request to a store is made again after an error that may pass."""
 
-_ONE_REQUEST = 300.0
-"""Seconds that one request may take at most: what never answers must not hold a run up for ever."""
-
 _SLOWEST = 1e6
-"""Bytes per second; a write has its deadline and what its data takes at this rate."""
+"""Bytes per second; what moves data has its deadline and what the data takes at this rate."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 """Seconds between two attempts at a request."""
 
-_READ_AT_ONCE = 64
-"""Small objects fetched concurrently."""
+_READ_AT_ONCE = 32
+"""Objects fetched concurrently. One by one: to fetch a list of paths, fsspec first asks of each whether it is there."""
+
+_REMOVED_AT_ONCE = 500
+
+_LARGE = 8 << 20
+"""Bytes of an object of which a filesystem may fetch pieces at the same time."""
 
 
 class Place:
@@ -77,41 +80,55 @@ class Place:
             "_opened": None,
         }  # a pickled filesystem would carry its secrets and connections
 
-    def read(self, path: str) -> bytes:
-        """The whole file. Raises FileNotFoundError."""
-        return self._do("read", lambda fs: bytes(fs.cat_file(self._full(path))))
+    def read(self, path: str, size: int = 0) -> bytes:
+        """The whole file, which has about so many bytes. Raises FileNotFoundError."""
+        return self._do("read", partial(_cat, self._full(path), size), size)
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
         """The bytes from start up to end. Raises FileNotFoundError."""
-        return self._do("read", lambda fs: bytes(fs.cat_file(self._full(path), start=start, end=end)))
+        return self._do("read", lambda fs: bytes(fs.cat_file(self._full(path), start=start, end=end)), end - start)
 
-    def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
-        """The whole files by path, fetched many at once; those that are not there are left out."""
-        contents: dict[str, bytes] = {}
-        for start in range(0, len(paths), _READ_AT_ONCE):
-            group = paths[start : start + _READ_AT_ONCE]
-            fetched = self._do("read", partial(_fetch, [self._full(path) for path in group]))
-            contents.update((path, data) for path, data in zip(group, fetched, strict=True) if data is not None)
-        return contents
+    def read_many(self, paths: Sequence[str], size: int = 0) -> dict[str, bytes]:
+        """The whole files by path, fetched many at once; those that are not there are left out.
+
+        Args:
+            paths: Of the files.
+            size: About how many bytes they are together.
+        """
+
+        def fetch(path: str) -> bytes | None:
+            try:
+                return self.read(path, size)
+            except FileNotFoundError:
+                return None
+
+        if self.local or len(paths) < 2:
+            found = list(map(fetch, paths))
+        else:
+            with ThreadPoolExecutor(_READ_AT_ONCE, "themis-read") as pool:
+                found = list(pool.map(fetch, paths))
+        return {path: data for path, data in zip(paths, found, strict=True) if data is not None}
 
     def open_local(self, path: str) -> pa.NativeFile:
         """A file of this machine's disk. Raises FileNotFoundError."""
         return self._do("read", partial(open_local, self._full(path)))
 
-    def write(self, path: str, data: bytes) -> None:
-        """Put the file there, whole or not at all; on a local disk it is synced when this returns."""
+    def write(self, path: str, data: bytes, until: float | None = None) -> None:
+        """Put the file there, whole or not at all; on a local disk it is synced when this returns.
+
+        A store that does not take it is asked again until then (monotonic), by default for `retry_seconds`.
+        """
         if self.local:
             self._change(lambda _: write_file(Path(self._full(path)), data, os.replace))
         else:
-            self._change(lambda fs: fs.pipe_file(self._full(path), data), len(data) / _SLOWEST)
+            self._change(lambda fs: fs.pipe_file(self._full(path), data), len(data), until)
 
     def upload(self, source: Path, path: str) -> None:
         """Put a large file of this machine's disk there, whole or not at all."""
         if self.local:
             self._change(lambda _: copy_file(source, Path(self._full(path))))
         else:
-            seconds = source.stat().st_size / _SLOWEST
-            self._change(lambda fs: fs.put_file(str(source), self._full(path)), seconds)
+            self._change(lambda fs: fs.put_file(str(source), self._full(path)), source.stat().st_size)
 
     def write_new(self, path: str, data: bytes) -> None:
         """Put the file there unless there is one."""
@@ -151,8 +168,8 @@ class Place:
     def remove_files(self, paths: Sequence[str]) -> None:
         """Delete files; one that is not there is none too many."""
         full = [self._full(path) for path in paths]
-        for start in range(0, len(full), _READ_AT_ONCE):
-            self._change(partial(_remove, full[start : start + _READ_AT_ONCE]))
+        for start in range(0, len(full), _REMOVED_AT_ONCE):
+            self._change(partial(_remove, full[start : start + _REMOVED_AT_ONCE]))
 
     def remove(self, folder: str, last: str) -> None:
         """Delete a folder and all that is in it; of objects the one named `last` goes after the others."""
@@ -197,11 +214,13 @@ class Place:
         named = {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in entries if entry["name"] != full}
         return {name: entry for name, entry in named.items() if name}
 
-    def _do(self, doing: str, action: Callable[[Any], T], extra: float = 0.0) -> T:
+    def _do(self, doing: str, action: Callable[[Any], T], nbytes: int = 0, until: float | None = None) -> T:
+        """What the action gives; it moves so many bytes, and is tried again until then (monotonic)."""
         try:
             if self.local:
                 return action(self._open()[0])
-            result = self._ask(action, extra)
+            until = time.monotonic() + self.retry_seconds if until is None else until
+            result = self._ask(action, nbytes / _SLOWEST, until)
         except FileNotFoundError:
             self._answered = True
             raise
@@ -210,26 +229,26 @@ class Place:
         self._answered = True
         return result
 
-    def _ask(self, action: Callable[[Any], T], extra: float) -> T:
+    def _ask(self, action: Callable[[Any], T], extra: float, until: float) -> T:
         """What a store answers; asked again, ever more slowly, after what may pass, until the deadline."""
         if not self._answered:
             return _within(FIRST_ANSWER, lambda: action(self._open()[0]))
-        began = time.monotonic()
         pause = _FIRST_PAUSE
         while True:
+            left = until - time.monotonic()
             try:
-                return _within(max(_ONE_REQUEST, extra), lambda: action(self._open()[0]))
+                return _within(max(left, FIRST_ANSWER) + extra, lambda: action(self._open()[0]))
             except Exception as error:
-                left = began + self.retry_seconds - time.monotonic()
+                left = until - time.monotonic()
                 if not may_pass(error) or left <= 0:
                     raise
                 logger.info("%s: asked again in %.1f s: %s", self.url, min(pause, left), error)
             time.sleep(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _change(self, action: Callable[[Any], Any], extra: float = 0.0) -> None:
+    def _change(self, action: Callable[[Any], Any], nbytes: int = 0, until: float | None = None) -> None:
         try:
-            self._do("write", action, extra)
+            self._do("write", action, nbytes, until)
         except FileNotFoundError as error:
             raise self._explained("write", error) from error
 
@@ -345,18 +364,16 @@ def _remove(paths: list[str], fs: Any) -> None:
                 fs.rm(path)
 
 
-def _fetch(paths: list[str], fs: Any) -> list[bytes | None]:
-    """The whole objects, in order, fetched concurrently where the filesystem can; None for what is not there."""
-    if len(paths) == 1:  # `cat` of one path gives no dict
-        with suppress(FileNotFoundError):
-            return [fs.cat_file(paths[0])]
-        return [None]
-    found = fs.cat(paths, on_error="return")
-    contents = [found.get(path) for path in paths]
-    for content in contents:
-        if isinstance(content, BaseException) and not isinstance(content, FileNotFoundError):
-            raise content
-    return [None if isinstance(content, FileNotFoundError) else content for content in contents]
+def _cat(path: str, size: int, fs: Any) -> bytes:
+    """A whole object; s3fs asks for its size first, which takes as long, unless a range is asked for."""
+    if size > _LARGE:
+        return bytes(fs.cat_file(path))
+    try:
+        return bytes(fs.cat_file(path, start=0))
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | PermissionError) or "ange" not in str(error):
+            raise
+        return bytes(fs.cat_file(path))  # an object of no bytes has no range
 
 
 def _create(fs: Any, path: str, data: bytes) -> None:

@@ -239,7 +239,7 @@ class Reader:
         if self._place.local:
             return self._place.open_local(path)
         if whole or size <= _WHOLE or path.endswith(".jsonl"):
-            return pa.BufferReader(self._place.read(path))
+            return pa.BufferReader(self._place.read(path, size))
         return pa.PythonFile(_Ranges(self._place, path, size), mode="r")
 
 

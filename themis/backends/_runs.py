@@ -14,7 +14,7 @@ from themis.backends.runs import RunInfo, RunState
 from themis.errors import ReportNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from themis.backends._disk import Entry
     from themis.backends._place import Place
@@ -37,10 +37,7 @@ def run_infos(place: Place, run_ids: Sequence[str]) -> list[RunInfo]:
     small = [path for run_id in found for path in files[run_id] if _is_small(path)]
     contents = place.read_many(small)
     infos = [_info(run_id, files[run_id], contents) for run_id in found]
-    # Who was killed did not say how many records there are.
-    return [
-        replace(info, records=_counted(place, info.run_id)) if info.state == "interrupted" else info for info in infos
-    ]
+    return [_counted(place, info, files[info.run_id]) for info in infos]
 
 
 def described(storage: StorageBackend, run_id: str) -> RunInfo:
@@ -49,7 +46,6 @@ def described(storage: StorageBackend, run_id: str) -> RunInfo:
     launches = storage.load_launches(run_id)
     try:
         report = dict(storage.load_report(run_id).__dict__)
-        report["metrics"] = {name: metric.__dict__ for name, metric in report["metrics"].items()}
     except ReportNotFoundError:
         report = {}
     counts: dict[str, int] = {kind: len(storage.ids(run_id, kind)) for kind in KINDS}
@@ -117,8 +113,13 @@ def _info(run_id: str, files: dict[str, Entry], contents: dict[str, bytes]) -> R
     )
 
 
-def _counted(place: Place, run_id: str) -> dict[str, int]:
-    return {kind: len(Reader(place, run_id, kind, None, {}).ids(())) for kind in KINDS}
+def _counted(place: Place, info: RunInfo, files: Collection[str]) -> RunInfo:
+    """The run with its records counted, where its writer was killed and has not said how many there are."""
+    with_rows = [kind for kind in KINDS if any(f"/{kind}/" in path or f".{kind}." in path for path in files)]
+    if info.state != "interrupted" or not with_rows:
+        return info
+    counts: dict[str, int] = {kind: len(Reader(place, info.run_id, kind, None, {}).ids(())) for kind in with_rows}
+    return replace(info, records={**info.records, **counts})
 
 
 def _names(metadata: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class Upkeep:
         """Write the merged part of a group: its path, its bytes, the rows left out."""
         import pyarrow as pa
 
-        contents = self._place.read_many(list(group))
+        contents = self._place.read_many(list(group), sum(group.values()))
         if len(contents) < len(group):
             raise FileNotFoundError(f"parts of run {self._run_id} vanished")
 

@@ -37,7 +37,7 @@ def verify(place: Place, run_id: str, format_name: str, *, repair: bool) -> Veri
     """See FsspecStorageBackend.verify."""
     check = _Check(place, run_id, format_name, repair=repair)
     problems = [*check.json_files(), *check.parts(), *check.missing(), *check.left_over()]
-    return Verification(run_id, check.n_parts, dict(check.n_rows), problems, check.foreign)
+    return Verification(run_id, check.n_parts, dict(check.n_rows), problems, sorted(check.foreign))
 
 
 class _Check:
@@ -129,7 +129,7 @@ class _Check:
         import pyarrow as pa
 
         try:
-            data = self._place.read(path)
+            data = self._place.read(path, size)
         except FileNotFoundError:
             return None
         try:

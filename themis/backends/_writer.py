@@ -33,6 +33,7 @@ from themis.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
 
@@ -97,6 +98,9 @@ class Writer:
         self._next_seq = 0
         self._next_number = 0
         self._not_before = 0.0
+        self.is_behind = False
+        """Whether more rows wait to be written than memory should hold."""
+        self._failed: tuple[float, StorageError] | None = None
         self._fields: dict[str, Any] = {}
         self._written: Counter[str] = Counter()
         self._parts: Counter[str] = Counter()
@@ -133,11 +137,6 @@ class Writer:
             raise entry.error
         return changed
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether more rows wait to be written than memory should hold."""
-        return any(part.nbytes >= 2 * self._limits.nbytes for part in list(self._open.values()))
-
     def pending(self, kind: RecordKind) -> list[pa.Table]:
         """The accepted rows that are in no part yet."""
         with self._lock:
@@ -163,7 +162,7 @@ class Writer:
         self._next_beat = time.monotonic() + BEAT_SECONDS
         try:
             if self._place.exists(f"{self._run_id}/run.json"):
-                self._write_launch(None)
+                self._write_launch(None, until=0)
         except StorageError as error:
             logger.warning("run %s: no heartbeat: %s", self._run_id, error)
 
@@ -173,19 +172,18 @@ class Writer:
         Raises:
             StorageError: A part could not be written; its rows are kept for the next flush.
         """
+        began = time.monotonic()
         with self._flushing:
+            if self._failed and self._failed[0] > began:  # what ended while this waited speaks for it too
+                raise self._failed[1]
+            until = time.monotonic() + self._place.retry_seconds
+            # First what failed before: while the store takes nothing, rows gather in as few parts as they can.
+            self._write_sealed(until)
             with self._lock:
                 self._accept_waiting()
                 self._sealed += self._open.values()
-                self._open = {}
-                sealed = list(self._sealed)
-            failures = [error for part in sealed if (error := self._write(part))]
-            if failures:
-                self._not_before = time.monotonic() + max(self._limits.seconds, 1.0)
-                n_rows = sum(part.n_rows for part in self._sealed)
-                raise StorageError(
-                    f"{failures[0]}; {n_rows} records of run {self._run_id!r} are kept for the next flush()"
-                ) from failures[0]
+                self._open, self.is_behind = {}, False
+            self._write_sealed(until)
 
     def close(self) -> None:
         """Flush, and say that this process writes no more; another append takes that back."""
@@ -222,18 +220,20 @@ class Writer:
 
     def _accept_waiting(self) -> bool:
         """Accept all entries that wait, whose threads come for the lock next; whether another flush is due."""
-        entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        waiting: dict[RecordKind, list[_Entry]] = {}
+        while self._waiting:
+            entry = self._waiting.popleft()
+            waiting.setdefault(entry.kind, []).append(entry)
         changed = False
-        for kind in {entry.kind for entry in entries}:
-            of_kind = [entry for entry in entries if entry.kind == kind]
+        for kind, entries in waiting.items():
             error: Exception | None = StorageError("it was interrupted; nothing was saved")
             try:
-                changed |= self._accept(kind, of_kind)
+                changed |= self._accept(kind, entries)
                 error = None
             except Exception as refused:  # noqa: BLE001 - raised on each thread whose records these are
                 error = refused
             finally:
-                for entry in of_kind:
+                for entry in entries:
                     entry.done, entry.error = True, error
         return changed
 
@@ -242,12 +242,12 @@ class Writer:
         saved_at = round(time.time() * _MICROSECONDS)
         rows = [row for entry in entries for row in entry.rows]
         lines = [line for entry in entries for line in entry.lines]
-        for seq, row in enumerate(rows, self._next_seq):
-            row.extend((seq, saved_at))
         if self._place.local:
-            entry = b"".join(rows_entry(seq, saved_at, line) for seq, line in enumerate(lines, self._next_seq))
-            self._journal(part, ROWS, entry)
-        self._next_seq += len(rows)
+            numbered = enumerate(lines, self._next_seq)
+            self._journal(part, ROWS, b"".join([rows_entry(seq, saved_at, line) for seq, line in numbered]))
+        for row in rows:
+            row += (self._next_seq, saved_at)  # noqa: PLW2901 - the row itself grows
+            self._next_seq += 1
         return self._added(part, lambda: part.add_rows(rows, sum(map(len, lines))))
 
     def _part(self, kind: RecordKind) -> Pending:
@@ -262,6 +262,7 @@ class Writer:
     def _added(self, part: Pending, add: Callable[[], None]) -> bool:
         """Add rows to a part; whether that changes when a flush is due."""
         add()
+        self.is_behind |= part.nbytes >= 2 * self._limits.nbytes
         is_first = part.kind not in self._open
         self._open[part.kind] = part
         if self._closed:
@@ -272,17 +273,38 @@ class Writer:
         return part.n_rows >= self._limits.rows or part.nbytes >= self._limits.nbytes
 
     def _journal(self, part: Pending, suffix: str, entry: bytes) -> None:
-        name = journal_name(self.launch, part.number, part.kind, suffix)
-        path = self._place.local_path(f"{self._run_id}/journal/{name}")
-        head = tables_head(part.kind) if suffix == TABLES else rows_head(self._run_id, self.launch)
         try:
-            part.journal(suffix, entry, lambda: Journal(path, head))
+            part.journal(suffix, entry, self._new_journal)
         except OSError as error:
             if not part.n_rows:
                 part.end_journals(Journal.remove)
+            path = self._journal_path(part, suffix)
             raise StorageError(f"cannot write {path}: {explain(error)}; nothing was saved") from error
 
-    def _write(self, part: Pending) -> StorageError | None:
+    def _new_journal(self, part: Pending, suffix: str) -> Journal:
+        head = tables_head(part.kind) if suffix == TABLES else rows_head(self._run_id, self.launch)
+        return Journal(self._journal_path(part, suffix), head)
+
+    def _journal_path(self, part: Pending, suffix: str) -> Path:
+        name = journal_name(self.launch, part.number, part.kind, suffix)
+        return self._place.local_path(f"{self._run_id}/journal/{name}")
+
+    def _write_sealed(self, until: float) -> None:
+        """Write every sealed part; none is begun after the deadline (monotonic) once one has failed."""
+        failures: list[StorageError] = []
+        for part in list(self._sealed):
+            if not failures or time.monotonic() < until:
+                failures += filter(None, [self._write(part, until)])
+        if not failures:
+            return
+        with self._lock:
+            n_rows = sum(part.n_rows for part in [*self._sealed, *self._open.values()])
+        error = StorageError(f"{failures[0]}; {n_rows} records of run {self._run_id!r} are kept for the next flush()")
+        self._not_before = time.monotonic() + max(self._limits.seconds, 1.0)
+        self._failed = (time.monotonic(), error)
+        raise error from failures[0]
+
+    def _write(self, part: Pending, until: float) -> StorageError | None:
         """Write a sealed part; what went wrong, if something did."""
         import pyarrow as pa
 
@@ -291,7 +313,7 @@ class Writer:
                 tables = part.tables(self._run_id, self.launch)
             data = encode_part(self._format, [pa.concat_tables(tables)])
             name = part_name(self.launch, part.number, data, self._format)
-            self._place.write(f"{self._run_id}/{part.kind}/{name}", data)
+            self._place.write(f"{self._run_id}/{part.kind}/{name}", data, until)
             pa.default_memory_pool().release_unused()  # else it keeps what the part took, some 20 MB
         except StorageError as error:
             logger.warning("%d %s of run %s wait: %s", part.n_rows, part.kind, self._run_id, error)
@@ -303,7 +325,7 @@ class Writer:
         part.end_journals(Journal.remove)
         return None
 
-    def _write_launch(self, closed_at: float | None) -> None:
+    def _write_launch(self, closed_at: float | None, until: float | None = None) -> None:
         own = {"launch": self.launch, "run_id": self._run_id, "schema_version": SCHEMA_VERSION}
         with self._lock:
             written, parts = dict(self._written), dict(self._parts)
@@ -318,7 +340,7 @@ class Writer:
             "rows": written,
         }
         path = f"{self._run_id}/launches/{self.launch}.json"
-        self._place.write(path, encode_json({**self._fields, **own, "writer": writer}))
+        self._place.write(path, encode_json({**self._fields, **own, "writer": writer}), until)
 
 
 def run_json(run_id: str, metadata: dict[str, Any]) -> bytes:
