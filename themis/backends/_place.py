@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from themis.backends._causes import explain, may_pass
 from themis.backends._disk import Entry, copy_file, link_new, open_local, scan, walk, write_file
 from themis.errors import StorageError, UsageError
 from themis.registry import nearest
@@ -33,7 +34,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_ANSWER = 10.0
-"""Seconds that a store has for its first answer; a missing S3 endpoint can cost minutes of retries."""
+"""Seconds that a store has for its first answer to each verb: a missing S3 endpoint can cost minutes of retries, and
+who may not write should hear of it before a model is asked."""
 
 RETRY_SECONDS = 60.0
 """Seconds for which a request to a store is made again after an error that may pass."""
@@ -72,7 +74,7 @@ class Place:
         self._opened: tuple[int, Any, str] | None = None
         fs, self._root = self._open()
         self.local: bool = "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
-        self._answered = self.local
+        self._answered: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -220,19 +222,19 @@ class Place:
             if self.local:
                 return action(self._open()[0])
             until = time.monotonic() + self.retry_seconds if until is None else until
-            result = self._ask(action, nbytes / _SLOWEST, until)
+            result = self._ask(doing, action, nbytes / _SLOWEST, until)
         except FileNotFoundError:
-            self._answered = True
+            self._answered.add(doing)
             raise
         except Exception as error:
             raise self._explained(doing, error) from error
-        self._answered = True
+        self._answered.add(doing)
         return result
 
-    def _ask(self, action: Callable[[Any], T], extra: float, until: float) -> T:
+    def _ask(self, doing: str, action: Callable[[Any], T], extra: float, until: float) -> T:
         """What a store answers; asked again, ever more slowly, after what may pass, until the deadline."""
-        if not self._answered:
-            return _within(FIRST_ANSWER, lambda: action(self._open()[0]))
+        if doing not in self._answered:
+            return _within(FIRST_ANSWER + extra, lambda: action(self._open()[0]))
         pause = _FIRST_PAUSE
         while True:
             left = until - time.monotonic()
@@ -254,30 +256,6 @@ class Place:
 
     def _explained(self, doing: str, error: Exception) -> StorageError:
         return StorageError(f"cannot {doing} {self.url}: {explain(error)}")
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later: a busy store, a lost connection, no answer."""
-    lasting = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-    if isinstance(error, (*lasting, ValueError, TypeError, NotImplementedError)):
-        return False
-    return "Credentials" not in type(error).__name__ and "ParamValidation" not in type(error).__name__
-
-
-def explain(error: BaseException) -> str:
-    """What is wrong and what to do, in a clause, for whatever a filesystem raises."""
-    name = type(error).__name__
-    if name in {"NoCredentialsError", "PartialCredentialsError"}:
-        return f"{error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give storage_options"
-    if isinstance(error, PermissionError):
-        return f"no permission ({error}); check the credentials and what they may do there"
-    if isinstance(error, NotADirectoryError | IsADirectoryError | FileExistsError):
-        return f"a file is in the way of a folder ({error}); remove it or choose another URL"
-    if isinstance(error, FileNotFoundError):
-        return f"{error}; make the bucket or folder first, or choose another URL"
-    if isinstance(error, TimeoutError | ConnectionError) or "Connect" in name or "Timeout" in name:
-        return f"the store does not answer ({error}); check its address and the network"
-    return f"{name}: {error}"
 
 
 def _absolute(url: str) -> str:

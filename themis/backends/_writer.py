@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from themis import arrow
 from themis.backends._alive import this_process
+from themis.backends._causes import explain
 from themis.backends._journal import (
     ROWS,
     TABLES,
@@ -26,7 +27,6 @@ from themis.backends._journal import (
 )
 from themis.backends._parts import encode_part, part_name
 from themis.backends._pending import Pending
-from themis.backends._place import explain
 from themis.backends._rows import Row, encode_row
 from themis.errors import StorageError, UsageError
 from themis.records import SCHEMA_VERSION

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from dataclasses import fields
@@ -28,7 +29,7 @@ from themis.backends._verify import verify
 from themis.backends._writer import Limits, encode_json, run_json
 from themis.backends._writers import Writers
 from themis.backends.storage import StorageBackend, check_run_id
-from themis.errors import ReportNotFoundError, RunNotFoundError, UsageError
+from themis.errors import ReportNotFoundError, RunNotFoundError, StorageError, UsageError
 from themis.records import MetricResult, Report
 from themis.registry import unknown
 
@@ -247,6 +248,19 @@ class FsspecStorageBackend(StorageBackend):
         self._require(check_run_id(run_id))
         self._writers.flush()
         return verify(self._place, run_id, self._format, repair=repair)
+
+    def preflight(self, run_id: str) -> None:
+        launch = self._writers.get(run_id).launch  # which has been written just now
+        folder, name = f"{run_id}/launches", f"{launch}.json"
+        listed, stored = name in self._place.names(folder), {}
+        if listed:
+            with contextlib.suppress(FileNotFoundError):
+                stored = self._load_json(f"{folder}/{name}")
+        if stored.get("launch") != launch:
+            raise StorageError(
+                f"cannot {'read' if listed else 'list'} {self._place.url}: {folder}/{name} was written just now and is "
+                "not found there; a store that lags behind its writes cannot keep runs, choose another URL"
+            )
 
     def flush(self) -> None:
         self._writers.flush()

@@ -99,6 +99,13 @@ class StorageBackend(ABC):
     def close(self) -> None:  # noqa: B027 - optional
         """Make everything accepted durable and give back what is held. Idempotent."""
 
+    def preflight(self, run_id: str) -> None:  # noqa: B027 - optional
+        """Prove in seconds that the run can be written, listed and read, before anything is asked. Default: nothing.
+
+        Raises:
+            StorageError: It cannot; the message says what is missing.
+        """
+
     def flush(self) -> None:  # noqa: B027 - optional
         """Return when everything accepted so far is durable."""
 
