@@ -139,15 +139,15 @@ def bench_save():
             with tempfile.TemporaryDirectory() as folder:
                 times.append(contender(records, Path(folder)))
     rates = {contender: [len(records) / each for each in times] for contender, times in seconds.items()}
-    for contender, what, goal in (
+    for contender, how, goal in (
         (save_batches, "in batches of 500", 0.8),
         (save_singly, "one by one, 8 threads", 0.3),
     ):
         ratios = [ours / bare for ours, bare in zip(rates[contender], rates[bare_loop], strict=True)]
         spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         ours, bare = (f"{median(rates[each]):,.0f}/s" for each in (contender, bare_loop))
-        what = f"100,000 records of {size:,} B saved {what}, local disk, journal on"
-        yield Line(what, ours, f"bare ParquetWriter {bare}", f"{spread} x", f">= {goal} x", median(ratios) >= goal)
+        line = f"100,000 records of {size:,} B saved {how}, local disk, journal on"
+        yield Line(line, ours, f"bare ParquetWriter {bare}", f"{spread} x", f">= {goal} x", median(ratios) >= goal)
 
 
 def written_bytes():

@@ -150,6 +150,13 @@ def conform(
     return conformed
 
 
+def no_rows(kind: RecordKind) -> pa.Table:
+    """A table without rows; Schema.empty_table() imports pandas, where there is one."""
+    import pyarrow as pa
+
+    return pa.Table.from_batches([], schema(kind))
+
+
 def check_columns(kind: RecordKind, columns: Iterable[str]) -> list[str]:
     """The column names themselves, when the kind has them all; UsageError with the nearest one else."""
     from themis.registry import unknown
@@ -167,7 +174,7 @@ def check_filter(kind: RecordKind, condition: pc.Expression) -> None:
     import pyarrow as pa
 
     try:
-        schema(kind).empty_table().filter(condition)
+        no_rows(kind).filter(condition)
     except (pa.ArrowException, TypeError) as error:
         raise UsageError(f"the filter {condition} cannot be used on {kind}: {error}") from error
 

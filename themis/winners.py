@@ -29,15 +29,14 @@ _HEX = b"0123456789abcdef"
 def winners(table: pa.Table) -> pa.Table:
     """One row of each id, in the table's order; needs the DECIDING columns, status where the kind has one."""
     import numpy as np
-    import pyarrow.compute as pc
 
     ids = table.column("id").combine_chunks().dictionary_encode()
     if len(ids.dictionary) == table.num_rows:
         return table
-    codes = ids.indices.to_numpy()
-    launches = pc.fill_null(table.column("launch"), "").combine_chunks().dictionary_encode()
+    codes = _numbers(ids.indices, "i4")
+    launches = _filled(table.column("launch"), "").combine_chunks().dictionary_encode()
     rank = np.unique(np.array(launches.dictionary.to_pylist(), dtype=str), return_inverse=True)[1]
-    order = np.lexsort((_seqs(table), rank[launches.indices.to_numpy()], _successes(table), codes))
+    order = np.lexsort((_seqs(table), rank[_numbers(launches.indices, "i4")], _successes(table), codes))
     last_of_id = np.append(np.diff(codes[order]) != 0, True)
     keep = np.zeros(table.num_rows, dtype=bool)
     keep[order[last_of_id]] = True
@@ -143,12 +142,11 @@ class Winners:
     def _launches(self, table: pa.Table) -> Keys:
         """Of each row the number of its launch here; new ones are numbered as they come."""
         import numpy as np
-        import pyarrow.compute as pc
 
-        column = pc.fill_null(table.column("launch"), "").combine_chunks().dictionary_encode()
+        column = _filled(table.column("launch"), "").combine_chunks().dictionary_encode()
         names = column.dictionary.to_pylist()
         codes = np.array([self._codes.setdefault(name, len(self._codes)) for name in names], "i4")
-        return codes[column.indices.to_numpy()] if len(column) else np.zeros(0, "i4")
+        return codes[_numbers(column.indices, "i4")] if len(column) else np.zeros(0, "i4")
 
 
 class Settled:
@@ -169,7 +167,7 @@ class Settled:
         if "status" not in table.column_names or not self._without:
             self._keys.append(id_keys(table.column("id")))
             return
-        ok = pc.equal(table.column("status"), "ok").fill_null(False)
+        ok = pc.is_in(table.column("status"), value_set=texts(["ok"]))
         self._keys.append(id_keys(table.column("id").filter(ok)))
         errors = table.filter(pc.invert(ok))
         if errors.num_rows:
@@ -241,11 +239,25 @@ def _none() -> Keys:
     return np.zeros(0, _dtype())
 
 
-def _seqs(table: pa.Table) -> Keys:
-    import pyarrow.compute as pc
+# pyarrow imports pandas, where there is one, to make a value of its own out of a plain one, and in to_numpy().
 
-    seqs: Keys = pc.fill_null(table.column("seq"), -1).to_numpy()
-    return seqs
+
+def _filled(column: pa.ChunkedArray, value: Any) -> pa.ChunkedArray:
+    return column.fill_null(value) if column.null_count else column
+
+
+def _numbers(array: pa.Array, dtype: str) -> Keys:
+    """An array without nulls as one of numpy."""
+    import numpy as np
+
+    if not len(array):
+        return np.zeros(0, dtype)
+    numbers: Keys = np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * np.dtype(dtype).itemsize)
+    return numbers
+
+
+def _seqs(table: pa.Table) -> Keys:
+    return _numbers(_filled(table.column("seq"), -1).combine_chunks(), "i8")
 
 
 def _successes(table: pa.Table) -> Keys:
@@ -254,8 +266,9 @@ def _successes(table: pa.Table) -> Keys:
 
     if "status" not in table.column_names:
         return np.zeros(table.num_rows, dtype=bool)
-    successes: Keys = pc.equal(table.column("status"), "ok").fill_null(False).to_numpy()
-    return successes
+    success = pc.is_in(table.column("status").combine_chunks(), value_set=texts(["ok"]))
+    bits = np.frombuffer(success.buffers()[1], "u1")
+    return np.unpackbits(bits, count=success.offset + len(success), bitorder="little")[success.offset :].astype(bool)
 
 
 def _among(keys: Keys, others: Keys) -> Keys:

@@ -137,7 +137,7 @@ def _read_tables(kind: RecordKind, data: pa.Buffer) -> pa.Table:
                 batches.append(reader.read_next_batch())
     except (StopIteration, pa.ArrowInvalid, OSError):
         pass  # the end, whole or torn
-    return pa.Table.from_batches(batches) if batches else arrow.schema(kind).empty_table()
+    return pa.Table.from_batches(batches) if batches else arrow.no_rows(kind)
 
 
 def _read_rows(kind: RecordKind, data: bytes) -> pa.Table:
@@ -154,7 +154,7 @@ def _read_rows(kind: RecordKind, data: bytes) -> pa.Table:
         rows.append([*json.loads(values), int(seq), int(saved_at)])
         if len(rows[-1]) != row_length(kind):
             raise ValueError(f"the journal of another version of themis: rows of {len(rows[-1])} values")
-    return rows_to_table(kind, rows, **head) if rows else arrow.schema(kind).empty_table()
+    return rows_to_table(kind, rows, **head) if rows else arrow.no_rows(kind)
 
 
 def _checked(content: bytes) -> bytes:

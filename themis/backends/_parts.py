@@ -152,7 +152,8 @@ def part_schema(kind: RecordKind, path: str, data: bytes) -> pa.Schema:
     if path.endswith(".jsonl"):
         return next(read_part(kind, path, pa.BufferReader(data), None)).schema
     with _damage_named(path):
-        return arrow.conform(kind, pq.read_schema(pa.BufferReader(data)).empty_table(), keep_unknown=True).schema
+        found, pinned = pq.read_schema(pa.BufferReader(data)), arrow.schema(kind)
+        return pa.schema([*pinned, *(field for field in found if field.name not in pinned.names)], pinned.metadata)
 
 
 def read_json(path: str, data: bytes) -> dict[str, object]:

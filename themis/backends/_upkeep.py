@@ -172,7 +172,9 @@ def _aligned(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with the columns of a schema, null where it has none."""
     import pyarrow as pa
 
-    return pa.concat_tables([schema.empty_table(), table], promote_options="permissive").cast(schema)
+    if table.schema.equals(schema):
+        return table
+    return pa.concat_tables([pa.Table.from_batches([], schema), table], promote_options="permissive").cast(schema)
 
 
 def _row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

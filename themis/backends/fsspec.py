@@ -280,8 +280,7 @@ class FsspecStorageBackend(StorageBackend):
     def _no_rows(self, run_id: str, kind: RecordKind, columns: Iterable[str] | None) -> pa.Table:
         """A table without rows, for a run that exists."""
         self._require(run_id)
-        schema = arrow.schema(kind)
-        return schema.empty_table().select(schema.names if columns is None else list(columns))
+        return arrow.no_rows(kind).select(arrow.schema(kind).names if columns is None else list(columns))
 
     def _load_json(self, path: str) -> dict[str, Any]:
         return read_json(f"{self._place.url}/{path}", self._place.read(path))
