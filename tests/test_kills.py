@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -101,6 +102,8 @@ def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(place, kills, s
             flush_seconds=FLUSH_SECONDS,
         )
         died = driver.kill_after(moments[kill])
+        if storage.run_exists("run"):
+            assert storage.run_info("run").state != "going"
         found = stored_ids(storage)
         assert len(found) == len(set(found))
         n_accepted += len(driver.accepted)
@@ -112,6 +115,11 @@ def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(place, kills, s
     whole = killed_run.call(n_rows, FsspecStorageBackend(f"memory://{random.random()}"))
 
     assert n_accepted > 0
+    assert storage.run_info("run").state == "complete"
+    storage.compact("run")
+    verification = storage.verify("run")
+    assert verification.clean, verification.problems
+    assert verification.n_rows["generations"] == n_rows
     assert resumed.report.status == "complete"
     assert resumed.report.metrics == whole.report.metrics
     for kind in ("generations", "evaluations"):
@@ -163,3 +171,50 @@ def test_eight_processes_write_one_run(tmp_path, s3, azure):
         last = max(entry["launch"] for entry in storage.load_launches("run"))
         winner = storage.scan("run", "generations", ["id", "launch"]).to_pylist()
         assert {row["launch"] for row in winner if row["id"] in shared} == {last}
+        verification = storage.verify("run")
+        assert verification.clean, verification.problems
+        assert verification.n_rows["generations"] == N_WRITERS * 70
+
+
+_COMPACT = """
+import json, os, signal, sys
+from themis.backends import FsspecStorageBackend
+from themis.backends._place import Place
+url, options, verb, moment = sys.argv[1:]
+real = getattr(Place, verb)
+
+def killed(self, what, *rest, **options):
+    meant = "merged-" in what if verb == "write" else bool(what)
+    if meant and moment == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, what, *rest, **options)
+    if meant:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(Place, verb, killed)
+FsspecStorageBackend(url, storage_options=json.loads(options)).compact("run")
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("verb", ["write", "remove_files"])
+def test_a_compaction_killed_on_s3_changes_nothing(verb, moment, s3):
+    """Killed before or after it writes the merged part or removes the old ones, it loses and doubles nothing."""
+    url = s3.new_url()
+    storage = FsspecStorageBackend(url, storage_options=s3.storage_options)
+    for part in range(3):
+        records = [GenerationRecord(str(number), "p", f"{part}") for number in range(part, part + 20)]
+        storage.save_generation_records("run", records)
+        storage.flush()
+    storage.close()
+    before = sorted((record.id, record.response) for record in storage.load_generation_records("run"))
+    command = [sys.executable, "-c", _COMPACT, url, json.dumps(s3.storage_options), verb, moment]
+    done = subprocess.run(command, timeout=60, check=False, cwd=Path(__file__).parents[1])
+
+    assert done.returncode == -signal.SIGKILL
+    for reader in (storage, FsspecStorageBackend(url, storage_options=s3.storage_options)):
+        assert sorted((record.id, record.response) for record in reader.load_generation_records("run")) == before
+    assert storage.compact("run").n_parts_after == 1
+    assert sorted((record.id, record.response) for record in storage.load_generation_records("run")) == before
+    assert storage.verify("run").clean
+    assert len(before) == 22
