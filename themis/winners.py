@@ -30,16 +30,13 @@ def winners(table: pa.Table) -> pa.Table:
     """One row of each id, in the table's order; needs the DECIDING columns, status where the kind has one."""
     import numpy as np
 
-    ids = table.column("id").combine_chunks().dictionary_encode()
-    if len(ids.dictionary) == table.num_rows:
+    chosen = Winners()
+    chosen.add(table)
+    rows = chosen.decide()
+    if len(rows) == table.num_rows:
         return table
-    codes = _numbers(ids.indices, "i4")
-    launches = _filled(table.column("launch"), "").combine_chunks().dictionary_encode()
-    rank = np.unique(np.array(launches.dictionary.to_pylist(), dtype=str), return_inverse=True)[1]
-    order = np.lexsort((_seqs(table), rank[_numbers(launches.indices, "i4")], _successes(table), codes))
-    last_of_id = np.append(np.diff(codes[order]) != 0, True)
     keep = np.zeros(table.num_rows, dtype=bool)
-    keep[order[last_of_id]] = True
+    keep[rows] = True
     return table.filter(_mask(keep))
 
 
@@ -91,8 +88,8 @@ class Winners:
         if table.num_rows:
             self._added.append((id_keys(table.column("id")), self._launches(table), _seqs(table), _successes(table)))
 
-    def decide(self) -> None:
-        """Settle which rows win."""
+    def decide(self) -> Keys:
+        """Settle which rows win; their places among all rows added, in the order of `keys`."""
         import numpy as np
 
         self.keys, launches, seqs, successes = self._columns()
@@ -109,6 +106,8 @@ class Winners:
         if len(self._without):
             self._open &= ~_among(self.keys, self._without)
         self._decided = True
+        rows: Keys = order
+        return rows
 
     def take(self, table: pa.Table) -> pa.Array:
         """Of each row whether it wins and was not taken before, as a mask."""
