@@ -156,7 +156,7 @@ class Settled:
 
     def __init__(self, without_errors: Collection[str]) -> None:
         self._without = sorted(without_errors)
-        self._keys: list[Keys] = []
+        self._keys = bytearray()  # grows in place, where a list of arrays would have to be copied into one
         self._errors: list[pa.Table] = []
 
     def add(self, table: pa.Table) -> None:
@@ -164,10 +164,10 @@ class Settled:
         import pyarrow.compute as pc
 
         if "status" not in table.column_names or not self._without:
-            self._keys.append(id_keys(table.column("id")))
+            self._keys += id_keys(table.column("id")).tobytes()
             return
         ok = pc.is_in(table.column("status"), value_set=texts(["ok"]))
-        self._keys.append(id_keys(table.column("id").filter(ok)))
+        self._keys += id_keys(table.column("id").filter(ok)).tobytes()
         errors = table.filter(pc.invert(ok))
         if errors.num_rows:
             self._errors.append(errors)
@@ -181,9 +181,8 @@ class Settled:
         if self._errors:
             last = winners(pa.concat_tables(self._errors))
             again = pc.is_in(last.column("error_kind"), value_set=texts(self._without))
-            self._keys.append(id_keys(last.column("id").filter(pc.invert(again))))
-        keys = np.concatenate([_none(), *self._keys])
-        self._keys = []
+            self._keys += id_keys(last.column("id").filter(pc.invert(again))).tobytes()
+        keys = np.frombuffer(self._keys, _dtype())
         keys.sort()
         new = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
         return IdSet(keys if new.all() else keys[new])
