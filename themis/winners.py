@@ -30,16 +30,13 @@ def winners(table: pa.Table) -> pa.Table:
     """One row of each id, in the table's order; needs the DECIDING columns, status where the kind has one."""
     import numpy as np
 
-    ids = table.column("id").combine_chunks().dictionary_encode()
-    if len(ids.dictionary) == table.num_rows:
+    chosen = Winners()
+    chosen.add(table)
+    rows = chosen.decide()
+    if len(rows) == table.num_rows:
         return table
-    codes = _numbers(ids.indices, "i4")
-    launches = _filled(table.column("launch"), "").combine_chunks().dictionary_encode()
-    rank = np.unique(np.array(launches.dictionary.to_pylist(), dtype=str), return_inverse=True)[1]
-    order = np.lexsort((_seqs(table), rank[_numbers(launches.indices, "i4")], _successes(table), codes))
-    last_of_id = np.append(np.diff(codes[order]) != 0, True)
     keep = np.zeros(table.num_rows, dtype=bool)
-    keep[order[last_of_id]] = True
+    keep[rows] = True
     return table.filter(_mask(keep))
 
 
@@ -91,8 +88,8 @@ class Winners:
         if table.num_rows:
             self._added.append((id_keys(table.column("id")), self._launches(table), _seqs(table), _successes(table)))
 
-    def decide(self) -> None:
-        """Settle which rows win."""
+    def decide(self) -> Keys:
+        """Settle which rows win; their places among all rows added, in the order of `keys`."""
         import numpy as np
 
         self.keys, launches, seqs, successes = self._columns()
@@ -109,6 +106,8 @@ class Winners:
         if len(self._without):
             self._open &= ~_among(self.keys, self._without)
         self._decided = True
+        rows: Keys = order
+        return rows
 
     def take(self, table: pa.Table) -> pa.Array:
         """Of each row whether it wins and was not taken before, as a mask."""
@@ -157,7 +156,7 @@ class Settled:
 
     def __init__(self, without_errors: Collection[str]) -> None:
         self._without = sorted(without_errors)
-        self._keys: list[Keys] = []
+        self._keys = bytearray()  # grows in place, where a list of arrays would have to be copied into one
         self._errors: list[pa.Table] = []
 
     def add(self, table: pa.Table) -> None:
@@ -165,10 +164,10 @@ class Settled:
         import pyarrow.compute as pc
 
         if "status" not in table.column_names or not self._without:
-            self._keys.append(id_keys(table.column("id")))
+            self._keys += id_keys(table.column("id")).tobytes()
             return
         ok = pc.is_in(table.column("status"), value_set=texts(["ok"]))
-        self._keys.append(id_keys(table.column("id").filter(ok)))
+        self._keys += id_keys(table.column("id").filter(ok)).tobytes()
         errors = table.filter(pc.invert(ok))
         if errors.num_rows:
             self._errors.append(errors)
@@ -182,9 +181,8 @@ class Settled:
         if self._errors:
             last = winners(pa.concat_tables(self._errors))
             again = pc.is_in(last.column("error_kind"), value_set=texts(self._without))
-            self._keys.append(id_keys(last.column("id").filter(pc.invert(again))))
-        keys = np.concatenate([_none(), *self._keys])
-        self._keys = []
+            self._keys += id_keys(last.column("id").filter(pc.invert(again))).tobytes()
+        keys = np.frombuffer(self._keys, _dtype())
         keys.sort()
         new = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
         return IdSet(keys if new.all() else keys[new])

@@ -31,6 +31,7 @@ FORMATS = ("parquet", "jsonl")
 
 _NAME = re.compile(r"(merged-)?(\d{6,}-[0-9a-f]+)-(\d{6,})(?:-([0-9a-f]{8}))?\.(parquet|jsonl)")
 _REPLACES = "themis.replaces"
+_FEW_COLUMNS = 6
 
 
 @dataclass(frozen=True)
@@ -216,8 +217,10 @@ def _read_groups(
 
     with pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=buffered) as file:
         _check_id(file.schema_arrow.names)
+        # The threads of a few columns gain nothing and take memory of their own.
+        wanted, threads = (None, True) if columns is None else (list(columns), len(columns) > _FEW_COLUMNS)
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, None if columns is None else list(columns))
+            table = file.read_row_group(group, wanted, use_threads=threads)
             yield arrow.conform(kind, table, columns, keep_unknown=columns is None)
 
 
