@@ -181,6 +181,7 @@ def test_others_may_read_while_originals_are_kept(tmp_path):
         fill(storage)
         storage.compact("run", keep_replaced=True)
         assert len(parts(tmp_path)) == 11
+        assert len(storage._reader("run", "generations").snapshot().parts) == 1
         assert storage.scan("run", "generations", ["id"]).num_rows == 20
 
         storage.compact("run")
