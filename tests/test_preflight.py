@@ -38,9 +38,9 @@ def refused(url, options=None, seconds=LONGEST):
 
 @pytest.fixture
 def hurried(monkeypatch):
-    """A first answer is waited for not ten seconds but two."""
-    monkeypatch.setattr("themis.backends._place.FIRST_ANSWER", 2.0)
-    return LONGEST - 8.0
+    """A first answer is waited for not ten seconds but five."""
+    monkeypatch.setattr("themis.backends._place.FIRST_ANSWER", 5.0)
+    return LONGEST - 5.0
 
 
 RULES = {

@@ -123,13 +123,18 @@ FOR_EVER = {
 @pytest.mark.parametrize("name", FOR_EVER)
 def test_a_store_that_stays_broken_is_an_error_and_no_loss(name, behind, proxy, s3, whole, monkeypatch):
     """It ends soon by a StorageError that says why; all that was accepted is stored once the store is well."""
-    monkeypatch.setattr("themis.backends._place.FIRST_ANSWER", FEW_SECONDS)
     trouble, says = FOR_EVER[name]
+
+    def break_it():
+        monkeypatch.setattr("themis.backends._place.FIRST_ANSWER", FEW_SECONDS)
+        proxy.rule = lambda *_: trouble
+
     storage = behind(retry_seconds=FEW_SECONDS)
     began = time.monotonic()
     with pytest.raises(StorageError, match=says):
-        evaluate(storage, on_result=half_way(lambda: setattr(proxy, "rule", lambda *_: trouble)))
+        evaluate(storage, on_result=half_way(break_it))
     took = time.monotonic() - began
+    monkeypatch.undo()
     proxy.rule = None
     storage.close()
 
@@ -179,5 +184,6 @@ def test_a_store_that_gives_half_answers_for_ever_is_never_believed(behind, prox
         reader.load_generation_records("run")
 
     assert time.monotonic() - began < 20
+    monkeypatch.undo()
     proxy.rule = None
     assert ids(reader) == ids(whole.storage)

@@ -233,17 +233,20 @@ class Place:
 
     def _ask(self, doing: str, action: Callable[[Any], T], extra: float, until: float) -> T:
         """What a store answers; asked again, ever more slowly, after what may pass, until the deadline."""
+        shortest = FIRST_ANSWER
         if doing not in self._answered:
-            return _within(FIRST_ANSWER + extra, lambda: action(self._open()[0]))
-        pause = _FIRST_PAUSE
+            until, shortest = time.monotonic() + FIRST_ANSWER, 0.0
+        pause, reason = _FIRST_PAUSE, None
         while True:
             left = until - time.monotonic()
             try:
-                return _within(max(left, FIRST_ANSWER) + extra, lambda: action(self._open()[0]))
-            except Exception as error:
+                return _within(max(left, shortest) + extra, lambda: action(self._open()[0]))
+            except Exception as error:  # noqa: BLE001 - raised again, or what it hides
                 left = until - time.monotonic()
+                # That nothing came in what time was left says less than what came before.
+                reason = reason if reason and isinstance(error, TimeoutError) else error
                 if not may_pass(error) or left <= 0:
-                    raise
+                    raise reason from None
                 logger.info("%s: asked again in %.1f s: %s", self.url, min(pause, left), error)
             time.sleep(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE)
