@@ -2,78 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
+import object_stores
 import pytest
-
-
-@dataclass(frozen=True)
-class S3:
-    """An S3 server over loopback with one bucket, and how to reach it."""
-
-    endpoint: str
-    bucket: str = "themis-tests"
-    key: str = "test-key"
-    secret: str = field(default="test-secret", repr=False)
-
-    @property
-    def storage_options(self) -> dict:
-        """What fsspec needs, given outright."""
-        region = {"region_name": "us-east-1"}
-        return {
-            "key": self.key,
-            "secret": self.secret,
-            "endpoint_url": self.endpoint,
-            "client_kwargs": region,
-        }
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The same as environment variables."""
-        return {
-            "AWS_ACCESS_KEY_ID": self.key,
-            "AWS_SECRET_ACCESS_KEY": self.secret,
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-
-    def new_url(self) -> str:
-        """A folder in the bucket that nobody else uses."""
-        return f"s3://{self.bucket}/{uuid4().hex}"
 
 
 @pytest.fixture(scope="session")
 def s3():
     """A moto server in a process of its own, stopped at the end of the session."""
-    boto3 = pytest.importorskip("boto3")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        place = S3(f"http://127.0.0.1:{port}")
-        _wait_for(f"{place.endpoint}/moto-api/", server)
-        client = boto3.client(
-            "s3",
-            endpoint_url=place.endpoint,
-            aws_access_key_id=place.key,
-            aws_secret_access_key=place.secret,
-            region_name="us-east-1",
-        )
-        client.create_bucket(Bucket=place.bucket)
-        yield place
-    finally:
-        server.terminate()
-        server.wait(10)
+    with object_stores.s3_server() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def azure():
+    """An azurite in a process of its own, stopped at the end of the session."""
+    with contextlib.ExitStack() as stack:
+        try:
+            store = stack.enter_context(object_stores.azure_server())
+        except object_stores.Unavailable as error:
+            pytest.skip(str(error))
+        yield store
+
+
+@pytest.fixture(scope="session")
+def gcs():
+    """A GCS emulator in a process of its own, stopped at the end of the session."""
+    with object_stores.gcs_server() as store:
+        yield store
 
 
 @pytest.fixture
@@ -82,19 +41,6 @@ def s3_environment(s3, monkeypatch):
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     return s3
-
-
-def _wait_for(url, server, seconds=30.0):
-    """Return when the URL answers; fail when the server ended or took too long."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "the server ended before it answered"
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.05)
-    raise AssertionError(f"{url} did not answer within {seconds} s")
 
 
 @pytest.fixture(scope="session")

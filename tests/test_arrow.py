@@ -180,55 +180,6 @@ def test_conform_gives_the_pinned_columns():
     assert conformed.schema.field("attempts").type == pa.int64()
 
 
-def rows(*keys):
-    """A table of (id, status, launch, seq)."""
-    columns = zip(*keys, strict=True)
-    return pa.table(dict(zip(("id", "status", "launch", "seq"), map(list, columns), strict=True)))
-
-
-def test_a_success_beats_an_error_then_the_later_wins():
-    """Status decides first, then the launch, then seq; the rows keep the table's order."""
-    table = rows(
-        ("late-error", "ok", "000001-a", 1),
-        ("later-launch", "ok", "000002-a", 1),
-        ("later-seq", "ok", "000001-a", 9),
-        ("alone", "error", "000001-a", 3),
-        ("late-error", "error", "000009-a", 9),
-        ("later-seq", "ok", "000001-a", 10),
-        ("later-launch", "ok", "000001-a", 99),
-    )
-
-    expected = [
-        ("late-error", "ok", "000001-a", 1),
-        ("later-launch", "ok", "000002-a", 1),
-        ("alone", "error", "000001-a", 3),
-        ("later-seq", "ok", "000001-a", 10),
-    ]
-    assert [tuple(row.values()) for row in arrow.winners(table).to_pylist()] == expected
-
-
-def test_a_row_read_twice_counts_once():
-    """A row that stands in a journal and in a part is one row, also across chunks and without a status."""
-    table = rows(("a", "ok", "1", 1), ("b", "ok", "1", 2)).drop_columns(["status"])
-
-    assert arrow.winners(pa.concat_tables([table, table, table])).num_rows == 2
-    assert arrow.winners(table.slice(0, 0)).num_rows == 0
-
-
-def test_rows_without_keys_have_one_winner_too():
-    """Rows whose launch and seq are null lose against those that have them."""
-    table = pa.concat_tables(
-        [
-            rows(("a", "ok", "1", 1)),
-            arrow.to_table("generations", [generation("a")])
-            .select(["id", "status", "launch", "seq"])
-            .replace_schema_metadata(None),
-        ]
-    )
-
-    assert arrow.winners(table).column("seq").to_pylist() == [1]
-
-
 def test_an_unknown_column_is_named():
     """check_columns names the nearest column of the kind."""
     assert arrow.check_columns("evaluations", ["score"]) == ["score"]
@@ -237,9 +188,12 @@ def test_an_unknown_column_is_named():
 
 
 def test_a_run_imports_no_pandas(tmp_path):
-    """Pandas, which pyarrow.array() would import where it is installed, is no part of a run: it takes half a second."""
-    call = f"themis.evaluate([{{'input': 'a', 'target': 'a'}}], lambda prompt: 'a', storage={str(tmp_path)!r})"
-    program = f"import sys, themis; r = {call}; print(r.metrics, 'pyarrow' in sys.modules, 'pandas' in sys.modules)"
+    """Pandas, which pyarrow imports for a plain value, is no part of a run, a resume or its upkeep: half a second."""
+    rows = "[{'input': 'a', 'target': 'a'}, {'input': 'b', 'target': 'a'}]"
+    call = f"themis.evaluate({rows}, lambda prompt: 'a', storage={str(tmp_path)!r}"
+    upkeep = "r.storage.compact(r.run_id); r.storage.verify(r.run_id); list(r.storage.iter_samples(r.run_id))"
+    loaded = "'pyarrow' in sys.modules, 'pandas' in sys.modules"
+    program = f"import sys, themis; {call}, limit=1); r = {call}); {upkeep}; print(r.metrics, {loaded})"
 
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 

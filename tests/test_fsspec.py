@@ -12,13 +12,14 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from themis.backends._journal import Journal
 from themis.backends._parts import FORMATS
-from themis.backends._writer import Journal
 from themis.backends.fsspec import FsspecStorageBackend, LocalFileStorageBackend
 from themis.errors import StorageError, UsageError
 from themis.records import SCHEMA_VERSION, EvaluationRecord, GenerationRecord
@@ -51,7 +52,7 @@ def wait_until(holds, seconds=10.0):
 
 @pytest.mark.parametrize(("format_name", "suffix"), [("parquet", "parquet"), ("jsonl", "jsonl")])
 def test_the_layout_on_disk(tmp_path, format_name, suffix):
-    """A flushed run is run.json, a launch, and one part of each kind: no journal and no temporary file is left."""
+    """A flushed run is run.json, a launch, and one part of each kind, named by launch, number and checksum."""
     with FsspecStorageBackend(tmp_path, format=format_name) as storage:
         for number in range(100):
             storage.save_generation_record("run", generation(str(number)))
@@ -59,9 +60,11 @@ def test_the_layout_on_disk(tmp_path, format_name, suffix):
         (launch,) = [entry["launch"] for entry in storage.load_launches("run")]
 
     assert launch.startswith("000001-")
+    (evaluations,) = tmp_path.glob("run/evaluations/*")
+    (generations,) = tmp_path.glob("run/generations/*")
     assert files(tmp_path) == [
-        f"run/evaluations/{launch}-000001.{suffix}",
-        f"run/generations/{launch}-000000.{suffix}",
+        f"run/evaluations/{launch}-000001-{zlib.crc32(evaluations.read_bytes()):08x}.{suffix}",
+        f"run/generations/{launch}-000000-{zlib.crc32(generations.read_bytes()):08x}.{suffix}",
         f"run/launches/{launch}.json",
         "run/run.json",
     ]
@@ -370,7 +373,7 @@ def test_a_damaged_part_is_named(tmp_path):
     (part,) = tmp_path.glob("run/generations/*.parquet")
     data = bytearray(part.read_bytes())
     column = pq.read_metadata(part).row_group(0).column(2)
-    data[column.dictionary_page_offset + column.total_compressed_size // 2] ^= 0xFF
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
     part.write_bytes(data)
 
     with pytest.raises(StorageError, match=part.name):

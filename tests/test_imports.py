@@ -18,7 +18,9 @@ LAYERS = [
     {"errors"},
     {"records"},
     {"ids", "registry"},
+    {"columns"},
     {"arrow"},
+    {"winners"},
     {"scoring", "stats"},
     {"backends", "models", "benchmarks"},
     {"report"},
@@ -40,7 +42,7 @@ USES = {
         "benchmarks/data.py",
     },
     "s3fs": set(),
-    "click": {"cli.py"},
+    "click": {"cli/__init__.py", "cli/_shared.py", "cli/eval.py", "cli/names.py", "cli/runs.py"},
 }
 
 HEAVY = ["ray", "pyarrow", "s3fs", "aiohttp", "fsspec", "numpy", "huggingface_hub", "rich", "click", "pandas", "polars"]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from themis.backends import _place
+from themis.backends import _causes, _place
 from themis.backends.fsspec import FsspecStorageBackend, LocalFileStorageBackend
 from themis.errors import StorageError, UsageError
 from themis.records import GenerationRecord
@@ -34,7 +34,7 @@ def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
     [
         ("s33://bucket/runs", "did you mean s3://"),
         ("nonsense://bucket/runs", "no protocol 'nonsense'"),
-        ("gs://bucket/runs", "gcsfs"),
+        ("sftp://host/runs", "paramiko"),
     ],
 )
 def test_a_url_that_cannot_be_used_says_what_to_do(url, said):
@@ -99,4 +99,4 @@ def test_a_password_in_the_url_is_not_shown():
 
 def test_permission_is_said():
     """A permission error names the credentials as what to check."""
-    assert "check the credentials" in _place.explain(PermissionError("Access Denied"))
+    assert "check the credentials" in _causes.explain(PermissionError("Access Denied"))

@@ -11,136 +11,23 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from themis.columns import COLUMNS, KEY_COLUMNS, MICROSECONDS, RECORDS, Column, Record, all_columns
 from themis.errors import UsageError
-from themis.records import SCHEMA_VERSION, EvaluationRecord, GenerationRecord, Sample
+from themis.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from themis.records import RecordKind
 
-Record: TypeAlias = Sample | GenerationRecord | EvaluationRecord
-
-_MICROSECONDS = 1_000_000
 _encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
-
-@dataclass(frozen=True)
-class _Column:
-    """How a field is stored: its Arrow type, the Python types that a record may hold, whether it is JSON."""
-
-    arrow: str
-    types: frozenset[type]
-    json: bool = False
-
-    @property
-    def is_time(self) -> bool:
-        return self.arrow == "timestamp"
-
-
-def _column(arrow: str, *types: type | None) -> _Column:
-    held = frozenset(type(None) if kind is None else kind for kind in types)
-    return _Column("string" if arrow == "json" else arrow, held, json=arrow == "json")
-
-
-_TEXT = _column("string", str)
-_TEXT_OR_NONE = _column("string", str, None)
-_COUNT = _column("int64", int)
-_COUNT_OR_NONE = _column("int64", int, None)
-_REAL_OR_NONE = _column("float64", float, int, bool, None)
-_TIME_OR_NONE = _column("timestamp", float, int, None)
-_OBJECT = _column("json", dict)
-_LIST_OR_NONE = _column("json", list, None)
-_INPUT = _column("json", str, list)
-_TARGET = _column("json", str, list, None)
-_ANY = _column("json", object)
-
-_SAMPLES = {
-    "id": _TEXT,
-    "input": _INPUT,
-    "target": _TARGET,
-    "choices": _LIST_OR_NONE,
-    "group": _TEXT_OR_NONE,
-    "metadata": _OBJECT,
-}
-_GENERATIONS = {
-    "id": _TEXT,
-    "prompt": _TEXT,
-    "response": _TEXT_OR_NONE,
-    "sample_id": _TEXT,
-    "repeat": _COUNT,
-    "benchmark": _TEXT,
-    "group": _TEXT_OR_NONE,
-    "kind": _TEXT,
-    "model": _TEXT,
-    "params": _OBJECT,
-    "messages": _LIST_OR_NONE,
-    "reasoning": _TEXT_OR_NONE,
-    "finish_reason": _TEXT_OR_NONE,
-    "input_tokens": _COUNT_OR_NONE,
-    "output_tokens": _COUNT_OR_NONE,
-    "reasoning_tokens": _COUNT_OR_NONE,
-    "cached_input_tokens": _COUNT_OR_NONE,
-    "choice_logprobs": _LIST_OR_NONE,
-    "choice_is_greedy": _LIST_OR_NONE,
-    "token_logprobs": _LIST_OR_NONE,
-    "model_served": _TEXT_OR_NONE,
-    "system_fingerprint": _TEXT_OR_NONE,
-    "started_at": _TIME_OR_NONE,
-    "latency": _REAL_OR_NONE,
-    "attempts": _COUNT,
-    "worker": _TEXT_OR_NONE,
-    "status": _TEXT,
-    "error_kind": _TEXT_OR_NONE,
-    "error_type": _TEXT_OR_NONE,
-    "error_message": _TEXT_OR_NONE,
-    "metadata": _OBJECT,
-}
-_EVALUATIONS = {
-    "id": _TEXT,
-    "generation_id": _TEXT,
-    "metric": _TEXT,
-    "sample_id": _TEXT,
-    "repeat": _COUNT,
-    "group": _TEXT_OR_NONE,
-    "benchmark": _TEXT,
-    "model": _TEXT,
-    "scorer": _TEXT,
-    "answer": _TEXT_OR_NONE,
-    "target": _TARGET,
-    "score": _REAL_OR_NONE,
-    "value": _ANY,
-    "explanation": _TEXT_OR_NONE,
-    "generation_ids": _LIST_OR_NONE,
-    "response_hash": _TEXT_OR_NONE,
-    "status": _TEXT,
-    "error_kind": _TEXT_OR_NONE,
-    "error_type": _TEXT_OR_NONE,
-    "error_message": _TEXT_OR_NONE,
-    "metadata": _OBJECT,
-}
-_COLUMNS: dict[str, dict[str, _Column]] = {
-    "samples": _SAMPLES,
-    "generations": _GENERATIONS,
-    "evaluations": _EVALUATIONS,
-}
-_KEY_COLUMNS = {
-    "run_id": _TEXT_OR_NONE,
-    "launch": _TEXT_OR_NONE,
-    "seq": _COUNT_OR_NONE,
-    "saved_at": _TIME_OR_NONE,
-}
-_RECORDS: dict[str, type[Record]] = {
-    "samples": Sample,
-    "generations": GenerationRecord,
-    "evaluations": EvaluationRecord,
-}
 
 
 @functools.cache
@@ -148,7 +35,7 @@ def schema(kind: RecordKind) -> pa.Schema:
     """The pinned schema of one kind; its metadata holds the schema's version and the kind."""
     import pyarrow as pa
 
-    columns = [(name, _arrow_type(column)) for name, column in _all_columns(kind).items()]
+    columns = [(name, _arrow_type(column)) for name, column in all_columns(kind).items()]
     return pa.schema(columns, {"themis.schema_version": str(SCHEMA_VERSION), "themis.kind": kind})
 
 
@@ -172,12 +59,12 @@ def to_table(
 
     rows = list(records)
     ids = [row.id for row in rows]
-    columns = [(name, column, list(map(attrgetter(name), rows))) for name, column in _COLUMNS[kind].items()]
+    columns = [(name, column, list(map(attrgetter(name), rows))) for name, column in COLUMNS[kind].items()]
     arrays = [_encode(name, column, values, ids) for name, column, values in columns]
     count = len(rows)
     seqs = [None] * count if first_seq is None else list(range(first_seq, first_seq + count))
     keys = [[run_id] * count, [launch] * count, seqs, [saved_at] * count]
-    arrays += [_array(column, values) for column, values in zip(_KEY_COLUMNS.values(), keys, strict=True)]
+    arrays += [_array(column, values) for column, values in zip(KEY_COLUMNS.values(), keys, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema(kind))
 
 
@@ -192,12 +79,12 @@ def to_records(table: pa.Table, kind: RecordKind | None = None) -> list[Any]:
         UsageError: The kind cannot be told, or a column without a default is missing.
     """
     kind = kind or _kind_of(table)
-    record = _RECORDS[kind]
+    record = RECORDS[kind]
     present = set(table.column_names)
     columns = []
     for field in fields(record):
         if field.name in present:
-            values = _decode(_COLUMNS[kind][field.name], table.column(field.name))
+            values = _decode(COLUMNS[kind][field.name], table.column(field.name))
             columns.append(_with_default(values, field))
         else:
             columns.append(_defaults(kind, field, table.num_rows))
@@ -205,15 +92,20 @@ def to_records(table: pa.Table, kind: RecordKind | None = None) -> list[Any]:
 
 
 def to_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows as JSON objects: the record's `__dict__` and the key columns, times in epoch seconds."""
-    known = _all_columns(_kind_of(table))
+    """The rows as JSON objects: the record's `__dict__`, the key columns, times in epoch seconds; unknown ones too."""
+    known = all_columns(_kind_of(table))
     names = table.column_names
-    columns = [_decode(known[name], table.column(name)) for name in names]
+    columns = [_decode(known[name], table[name]) if name in known else table[name].to_pylist() for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def from_rows(kind: RecordKind, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+def from_rows(kind: RecordKind, rows: Sequence[Mapping[str, Any]], *, keep_unknown: bool = False) -> pa.Table:
     """The table that `to_rows` was given; a field that a row lacks is null.
+
+    Args:
+        kind: What the rows are.
+        rows: JSON objects.
+        keep_unknown: Fields that the kind does not have become columns too, after the others.
 
     Raises:
         UsageError: As for `to_table`.
@@ -221,13 +113,20 @@ def from_rows(kind: RecordKind, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     import pyarrow as pa
 
     ids = [row.get("id") for row in rows]
-    columns = [(name, column, [row.get(name) for row in rows]) for name, column in _all_columns(kind).items()]
+    known = all_columns(kind)
+    columns = [(name, column, [row.get(name) for row in rows]) for name, column in known.items()]
     arrays = [_encode(name, column, values, ids, nullable=True) for name, column, values in columns]
-    return pa.Table.from_arrays(arrays, schema=schema(kind))
+    table = pa.Table.from_arrays(arrays, schema=schema(kind))
+    others = {name: None for row in rows for name in row if name not in known} if keep_unknown else {}
+    for name in others:
+        table = table.append_column(name, _of_any_type([row.get(name) for row in rows]))
+    return table
 
 
-def conform(kind: RecordKind, table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table with the pinned columns, or the named ones: a missing one null, unknown ones left out.
+def conform(
+    kind: RecordKind, table: pa.Table, columns: Sequence[str] | None = None, *, keep_unknown: bool = False
+) -> pa.Table:
+    """The table with the pinned columns, or the named ones: a missing one null, unknown ones left out or kept last.
 
     Raises:
         pyarrow.ArrowInvalid: A column has a type that cannot become the pinned one.
@@ -244,7 +143,18 @@ def conform(kind: RecordKind, table: pa.Table, columns: Sequence[str] | None = N
         table.column(field.name).cast(field.type) if field.name in present else pa.nulls(rows, field.type)
         for field in wanted
     ]
-    return pa.Table.from_arrays(arrays, schema=wanted)
+    conformed = pa.Table.from_arrays(arrays, schema=wanted)
+    others = [name for name in table.column_names if name not in pinned.names] if keep_unknown else []
+    for name in others:
+        conformed = conformed.append_column(table.field(name), table.column(name))
+    return conformed
+
+
+def no_rows(kind: RecordKind) -> pa.Table:
+    """A table without rows; Schema.empty_table() imports pandas, where there is one."""
+    import pyarrow as pa
+
+    return pa.Table.from_batches([], schema(kind))
 
 
 def check_columns(kind: RecordKind, columns: Iterable[str]) -> list[str]:
@@ -252,44 +162,24 @@ def check_columns(kind: RecordKind, columns: Iterable[str]) -> list[str]:
     from themis.registry import unknown
 
     names = list(columns)
-    known = _all_columns(kind)
+    known = all_columns(kind)
     for name in names:
         if name not in known:
             raise UsageError(unknown(f"column of {kind}", name, known))
     return names
 
 
-def winners(table: pa.Table) -> pa.Table:
-    """One row of each id, in the table's order: a success before an error, then the highest (launch, seq).
-
-    Needs the columns id, launch and seq, and status where the kind has one.
-    """
-    import numpy as np
+def check_filter(kind: RecordKind, condition: pc.Expression) -> None:
+    """UsageError for a condition that cannot be asked of the kind's columns."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    ids = table.column("id").combine_chunks().dictionary_encode()
-    if len(ids.dictionary) == table.num_rows:
-        return table
-    codes = ids.indices.to_numpy()
-    success = np.zeros(table.num_rows, dtype=bool)
-    if "status" in table.column_names:
-        success = pc.equal(table.column("status"), "ok").fill_null(False).to_numpy()
-    launches = pc.fill_null(table.column("launch"), "").combine_chunks().dictionary_encode()
-    rank = np.unique(np.array(launches.dictionary.to_pylist(), dtype=str), return_inverse=True)[1]
-    seq = pc.fill_null(table.column("seq"), -1).to_numpy()
-    order = np.lexsort((seq, rank[launches.indices.to_numpy()], success, codes))
-    last_of_id = np.append(np.diff(codes[order]) != 0, True)
-    keep = np.zeros(table.num_rows, dtype=bool)
-    keep[order[last_of_id]] = True
-    return table.filter(pa.array(keep))
+    try:
+        no_rows(kind).filter(condition)
+    except (pa.ArrowException, TypeError) as error:
+        raise UsageError(f"the filter {condition} cannot be used on {kind}: {error}") from error
 
 
-def _all_columns(kind: str) -> dict[str, _Column]:
-    return {**_COLUMNS[kind], **_KEY_COLUMNS}
-
-
-def _arrow_type(column: _Column) -> pa.DataType:
+def _arrow_type(column: Column) -> pa.DataType:
     return _types()[column.arrow]
 
 
@@ -303,12 +193,12 @@ def _types() -> dict[str, pa.DataType]:
 
 def _kind_of(table: pa.Table) -> RecordKind:
     kind = (table.schema.metadata or {}).get(b"themis.kind", b"").decode()
-    if kind not in _RECORDS:
-        raise UsageError(f"the table does not say what its rows are: give kind, one of {', '.join(_RECORDS)}")
+    if kind not in RECORDS:
+        raise UsageError(f"the table does not say what its rows are: give kind, one of {', '.join(RECORDS)}")
     return cast("RecordKind", kind)
 
 
-def _encode(name: str, column: _Column, values: list[Any], ids: Sequence[Any], *, nullable: bool = False) -> pa.Array:
+def _encode(name: str, column: Column, values: list[Any], ids: Sequence[Any], *, nullable: bool = False) -> pa.Array:
     allowed = column.types | {type(None)} if nullable else column.types
     if object not in allowed and not allowed.issuperset(map(type, values)):
         values = [_plain(name, value, allowed, id_) for value, id_ in zip(values, ids, strict=True)]
@@ -320,24 +210,41 @@ def _encode(name: str, column: _Column, values: list[Any], ids: Sequence[Any], *
         raise
 
 
-def _array(column: _Column, values: list[Any]) -> pa.Array:
-    import pyarrow as pa
-
+def _array(column: Column, values: list[Any]) -> pa.Array:
     if column.json:
         values = [None if value is None else "{}" if value == {} else _encode_json(value) for value in values]
     elif column.is_time:
-        values = [None if value is None else round(value * _MICROSECONDS) for value in values]
+        values = [None if value is None else round(value * MICROSECONDS) for value in values]
     elif column.arrow == "float64" and any(value - value != 0 for value in values if value is not None):
         raise ValueError("it is not a finite number; use None for a missing one")
-    if all(value is None for value in values):
-        return pa.nulls(len(values), _arrow_type(column))
-    if column.arrow != "string":
-        return _numbers(_arrow_type(column), values)
     try:
-        return texts(values)
+        return stored_array(column, values)
     except UnicodeEncodeError:
         # In JSON text the escape is JSON's own, so that there a lone surrogate even comes back as it was.
         return texts([value and value.encode("utf-8", "backslashreplace").decode() for value in values])
+
+
+def stored_array(column: Column, values: list[Any]) -> pa.Array:
+    """Values as they are stored (JSON as text, times in microseconds) as an Arrow array.
+
+    Raises:
+        UnicodeEncodeError: A text has a lone surrogate.
+    """
+    import pyarrow as pa
+
+    if values.count(None) == len(values):
+        return pa.nulls(len(values), _arrow_type(column))
+    return texts(values) if column.arrow == "string" else _numbers(_arrow_type(column), values)
+
+
+def _of_any_type(values: list[Any]) -> pa.Array:
+    """Values of a column that this version does not know: as they are, or as JSON text where they have no one type."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        return texts([None if value is None else _encode_json(value) for value in values])
 
 
 # pyarrow.array() imports pandas wherever it is installed: half a second and 50 MB at the start of a run.
@@ -379,19 +286,19 @@ def _plain(name: str, value: Any, allowed: frozenset[type], record_id: Any) -> A
     raise UsageError(f"field {name!r} of record {record_id!r} is {given}; it takes {names}")
 
 
-def _check_storable(name: str, column: _Column, value: Any, record_id: Any) -> None:
+def _check_storable(name: str, column: Column, value: Any, record_id: Any) -> None:
     try:
         _array(column, [value])
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UsageError(f"field {name!r} of record {record_id!r} cannot be stored: {error}") from error
 
 
-def _decode(column: _Column, values: pa.ChunkedArray) -> list[Any]:
+def _decode(column: Column, values: pa.ChunkedArray) -> list[Any]:
     import pyarrow as pa
 
     if column.is_time:
         times = values.cast(_arrow_type(column)).cast(pa.int64()).to_pylist()
-        return [None if time is None else time / _MICROSECONDS for time in times]
+        return [None if time is None else time / MICROSECONDS for time in times]
     plain = values.to_pylist()
     if column.json:
         return [None if text is None else ({} if text == "{}" else json.loads(text)) for text in plain]

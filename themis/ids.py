@@ -29,9 +29,15 @@ def canonical_json(value: Any) -> str:
     """JSON text that is equal exactly for equal values: sorted keys, no spaces, ASCII, 1.0 written as 1.
 
     Raises:
-        UsageError: The value is not JSON: NaN, an infinity, a key that is not a string, another type.
+        UsageError: The value is not JSON: NaN, an infinity, a key that is not a string, another type, or so deep
+            that JSON readers refuse it.
     """
-    return _encode(_plain(value))
+    try:
+        return _encode(_plain(value))
+    except RecursionError:
+        raise UsageError(
+            "a value is nested more deeply than JSON readers follow; some 400 levels are possible"
+        ) from None
 
 
 def _plain(value: Any) -> Any:

@@ -275,9 +275,11 @@ class Run:
         """Find what would make every request fail, before the first one.
 
         Raises:
+            StorageError: What is answered could not be kept, or not be read again.
             RunMismatchError: The stored answers come from another endpoint.
             ModelError: There is no key, or no server.
         """
+        self.storage.preflight(self.run_id)
         run_coroutine(self.plan.model.check())
         transport, known = self.plan.model.transport, self.metadata.get("transports", [])
         if transport in known:

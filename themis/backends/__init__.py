@@ -9,21 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 from themis.backends._chunk import executions
 from themis.backends.execution import ExecutionBackend, LocalExecutionBackend, SequentialExecutionBackend
+from themis.backends.runs import Compaction, Problem, RunInfo, Verification
 from themis.backends.storage import StorageBackend
 from themis.registry import load_object
 
 if TYPE_CHECKING:
+    from themis.backends._export import copy_run
     from themis.backends.fsspec import FsspecStorageBackend, LocalFileStorageBackend
     from themis.backends.ray import RayExecutionBackend
 
 __all__ = [
+    "Compaction",
     "ExecutionBackend",
     "FsspecStorageBackend",
     "LocalExecutionBackend",
     "LocalFileStorageBackend",
+    "Problem",
     "RayExecutionBackend",
+    "RunInfo",
     "SequentialExecutionBackend",
     "StorageBackend",
+    "Verification",
+    "copy_run",
     "executions",
 ]
 
@@ -31,6 +38,7 @@ _LAZY = {
     "FsspecStorageBackend": "themis.backends.fsspec",
     "LocalFileStorageBackend": "themis.backends.fsspec",
     "RayExecutionBackend": "themis.backends.ray",
+    "copy_run": "themis.backends._export",
 }
 
 

@@ -6,30 +6,53 @@ the FileNotFoundError of a read goes through: a file may vanish once it was list
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-import secrets
 import shutil
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from themis.backends._causes import explain, may_pass
+from themis.backends._disk import Entry, copy_file, link_new, open_local, scan, walk, write_file
 from themis.errors import StorageError, UsageError
 from themis.registry import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 FIRST_ANSWER = 10.0
-"""Seconds that a store has for its first answer; a missing S3 endpoint can cost minutes of retries."""
+"""Seconds that a store has for its first answer to each verb: a missing S3 endpoint can cost minutes of retries, and
+who may not write should hear of it before a model is asked."""
 
-_READ_AT_ONCE = 64
-"""Objects fetched concurrently; bounds what is in memory besides the tables made of them."""
+RETRY_SECONDS = 60.0
+"""Seconds for which a request to a store is made again after an error that may pass."""
+
+_SLOWEST = 1e6
+"""Bytes per second; what moves data has its deadline and what the data takes at this rate."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+"""Seconds between two attempts at a request."""
+
+_READ_AT_ONCE = 32
+"""Objects fetched concurrently. One by one: to fetch a list of paths, fsspec first asks of each whether it is there."""
+
+_REMOVED_AT_ONCE = 500
+
+_LARGE = 8 << 20
+"""Bytes of an object of which a filesystem may fetch pieces at the same time."""
 
 
 class Place:
@@ -38,14 +61,20 @@ class Place:
     Paths are relative to the folder, with "/" between their parts.
     """
 
-    def __init__(self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        storage_options: Mapping[str, Any] | None = None,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
         self._given = _absolute(os.fspath(url))
         self.url = re.sub(r"//[^/@]*@", "//***@", self._given)  # a password has no place in a message
         self.options = dict(storage_options or {})
+        self.retry_seconds = retry_seconds
         self._opened: tuple[int, Any, str] | None = None
         fs, self._root = self._open()
         self.local: bool = "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
-        self._answered = self.local
+        self._answered: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -53,40 +82,62 @@ class Place:
             "_opened": None,
         }  # a pickled filesystem would carry its secrets and connections
 
-    def read(self, path: str) -> bytes:
-        """The whole file. Raises FileNotFoundError."""
-        return self._do("read", lambda fs: bytes(fs.cat_file(self._full(path))))
+    def read(self, path: str, size: int = 0) -> bytes:
+        """The whole file, which has about so many bytes. Raises FileNotFoundError."""
+        return self._do("read", partial(_cat, self._full(path), size), size)
 
-    def sources(self, paths: Sequence[str]) -> Iterator[tuple[str, pa.NativeFile]]:
-        """Each path with its open file, in order; objects of a remote store are fetched many at once.
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """The bytes from start up to end. Raises FileNotFoundError."""
+        return self._do("read", lambda fs: bytes(fs.cat_file(self._full(path), start=start, end=end)), end - start)
 
-        Raises:
-            FileNotFoundError: One of them is not there any more.
+    def read_many(self, paths: Sequence[str], size: int = 0) -> dict[str, bytes]:
+        """The whole files by path, fetched many at once; those that are not there are left out.
+
+        Args:
+            paths: Of the files.
+            size: About how many bytes they are together.
         """
-        import pyarrow as pa
 
-        if self.local:
-            for path in paths:
-                yield path, self._do("read", partial(_open_local, self._full(path)))
-            return
-        for start in range(0, len(paths), _READ_AT_ONCE):
-            group = paths[start : start + _READ_AT_ONCE]
-            contents = self._do("read", partial(_fetch, [self._full(path) for path in group]))
-            yield from zip(group, map(pa.BufferReader, contents), strict=True)
+        def fetch(path: str) -> bytes | None:
+            try:
+                return self.read(path, size)
+            except FileNotFoundError:
+                return None
 
-    def write(self, path: str, data: bytes) -> None:
-        """Put the file there, whole or not at all; on a local disk it is synced when this returns."""
-        if self.local:
-            self._change(lambda _: _write_file(Path(self._full(path)), data, os.replace))
+        if self.local or len(paths) < 2:
+            found = list(map(fetch, paths))
         else:
-            self._change(lambda fs: fs.pipe_file(self._full(path), data))
+            with ThreadPoolExecutor(_READ_AT_ONCE, "themis-read") as pool:
+                found = list(pool.map(fetch, paths))
+        return {path: data for path, data in zip(paths, found, strict=True) if data is not None}
+
+    def open_local(self, path: str) -> pa.NativeFile:
+        """A file of this machine's disk. Raises FileNotFoundError."""
+        return self._do("read", partial(open_local, self._full(path)))
+
+    def write(self, path: str, data: bytes, until: float | None = None) -> None:
+        """Put the file there, whole or not at all; on a local disk it is synced when this returns.
+
+        A store that does not take it is asked again until then (monotonic), by default for `retry_seconds`.
+        """
+        if self.local:
+            self._change(lambda _: write_file(Path(self._full(path)), data, os.replace))
+        else:
+            self._change(lambda fs: fs.pipe_file(self._full(path), data), len(data), until)
+
+    def upload(self, source: Path, path: str) -> None:
+        """Put a large file of this machine's disk there, whole or not at all."""
+        if self.local:
+            self._change(lambda _: copy_file(source, Path(self._full(path))))
+        else:
+            self._change(lambda fs: fs.put_file(str(source), self._full(path)), source.stat().st_size)
 
     def write_new(self, path: str, data: bytes) -> None:
         """Put the file there unless there is one."""
         if self.exists(path):
             return
         if self.local:
-            self._change(lambda _: _write_file(Path(self._full(path)), data, _link_new))
+            self._change(lambda _: write_file(Path(self._full(path)), data, link_new))
         else:
             self._change(lambda fs: _create(fs, self._full(path), data))
 
@@ -96,13 +147,31 @@ class Place:
 
     def names(self, folder: str = "") -> list[str]:
         """The names of the files and folders directly in a folder, sorted, listed anew; [] where there is none."""
-        try:
-            entries = self._do("list", lambda fs: _list(fs, self._full(folder)))
-        except FileNotFoundError as error:
-            if "specified bucket does not exist" in str(error):  # the words of S3 and its kin
-                raise self._explained("list", error) from error
-            return []
-        return sorted({entry.rstrip("/").rpartition("/")[2] for entry in entries} - {""})
+        return sorted(self._entries(folder))
+
+    def files(self, folder: str) -> dict[str, int]:
+        """The files directly in a folder with their bytes, by name, sorted, listed anew."""
+        entries = self._entries(folder)
+        return {name: int(entries[name]["size"] or 0) for name in sorted(entries) if _is_file(entries[name])}
+
+    def folders(self) -> list[str]:
+        """The names of the folders at the root, sorted, listed anew."""
+        return sorted(name for name, entry in self._entries("").items() if not _is_file(entry))
+
+    def tree(self, folder: str = "") -> dict[str, Entry]:
+        """All files below a folder, by their path from the root; those that vanish meanwhile may be left out."""
+        full = self._full(folder)
+        if self.local:
+            return self._do("list", lambda _: dict(walk(Path(full), Path(self._full("")))))
+        found = self._do("list", lambda fs: _find(fs, full))
+        skip = len(self._full("")) + 1
+        return {path[skip:]: _entry(info) for path, info in found.items() if path.startswith(f"{full}/")}
+
+    def remove_files(self, paths: Sequence[str]) -> None:
+        """Delete files; one that is not there is none too many."""
+        full = [self._full(path) for path in paths]
+        for start in range(0, len(full), _REMOVED_AT_ONCE):
+            self._change(partial(_remove, full[start : start + _REMOVED_AT_ONCE]))
 
     def remove(self, folder: str, last: str) -> None:
         """Delete a folder and all that is in it; of objects the one named `last` goes after the others."""
@@ -112,12 +181,11 @@ class Place:
             return
 
         def remove_objects(fs: Any) -> None:
-            fs.invalidate_cache()
-            inside = [path for path in fs.find(full) if path.startswith(full + "/")]
+            inside = [path for path in _find(fs, full) if path.startswith(full + "/")]
             final = f"{full}/{last}"
             for group in ([path for path in inside if path != final], [path for path in inside if path == final]):
                 if group:
-                    fs.rm(group)
+                    _remove(group, fs)
             if fs.isdir(full):  # a store that has folders
                 fs.rm(full, recursive=True)
 
@@ -136,43 +204,61 @@ class Place:
             self._opened = (os.getpid(), *_open_filesystem(self._given, self.url, self.options))
         return self._opened[1], self._opened[2]
 
-    def _do(self, doing: str, action: Callable[[Any], T]) -> T:
+    def _entries(self, folder: str) -> dict[str, dict[str, Any]]:
+        """What is directly in a folder, by name; {} where there is none."""
+        full = self._full(folder)
         try:
-            if self._answered:
+            entries = self._do("list", partial(scan if self.local else _list, full))
+        except FileNotFoundError as error:
+            if "specified bucket does not exist" in str(error):  # the words of S3 and its kin
+                raise self._explained("list", error) from error
+            return {}
+        named = {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in entries if entry["name"] != full}
+        return {name: entry for name, entry in named.items() if name}
+
+    def _do(self, doing: str, action: Callable[[Any], T], nbytes: int = 0, until: float | None = None) -> T:
+        """What the action gives; it moves so many bytes, and is tried again until then (monotonic)."""
+        try:
+            if self.local:
                 return action(self._open()[0])
-            result = _within(FIRST_ANSWER, lambda: action(self._open()[0]))
+            until = time.monotonic() + self.retry_seconds if until is None else until
+            result = self._ask(doing, action, nbytes / _SLOWEST, until)
         except FileNotFoundError:
-            self._answered = True
+            self._answered.add(doing)
             raise
         except Exception as error:
             raise self._explained(doing, error) from error
-        self._answered = True
+        self._answered.add(doing)
         return result
 
-    def _change(self, action: Callable[[Any], Any]) -> None:
+    def _ask(self, doing: str, action: Callable[[Any], T], extra: float, until: float) -> T:
+        """What a store answers; asked again, ever more slowly, after what may pass, until the deadline."""
+        shortest = FIRST_ANSWER
+        if doing not in self._answered:
+            until, shortest = time.monotonic() + FIRST_ANSWER, 0.0
+        pause, reason = _FIRST_PAUSE, None
+        while True:
+            left = until - time.monotonic()
+            try:
+                return _within(max(left, shortest) + extra, lambda: action(self._open()[0]))
+            except Exception as error:  # noqa: BLE001 - raised again, or what it hides
+                left = until - time.monotonic()
+                # That nothing came in what time was left says less than what came before.
+                reason = reason if reason and isinstance(error, TimeoutError) else error
+                if not may_pass(error) or left <= 0:
+                    raise reason from None
+                logger.info("%s: asked again in %.1f s: %s", self.url, min(pause, left), error)
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _change(self, action: Callable[[Any], Any], nbytes: int = 0, until: float | None = None) -> None:
         try:
-            self._do("write", action)
+            self._do("write", action, nbytes, until)
         except FileNotFoundError as error:
             raise self._explained("write", error) from error
 
     def _explained(self, doing: str, error: Exception) -> StorageError:
         return StorageError(f"cannot {doing} {self.url}: {explain(error)}")
-
-
-def explain(error: BaseException) -> str:
-    """What is wrong and what to do, in a clause, for whatever a filesystem raises."""
-    name = type(error).__name__
-    if name in {"NoCredentialsError", "PartialCredentialsError"}:
-        return f"{error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give storage_options"
-    if isinstance(error, PermissionError):
-        return f"no permission ({error}); check the credentials and what they may do there"
-    if isinstance(error, NotADirectoryError | IsADirectoryError | FileExistsError):
-        return f"a file is in the way of a folder ({error}); remove it or choose another URL"
-    if isinstance(error, FileNotFoundError):
-        return f"{error}; make the bucket or folder first, or choose another URL"
-    if isinstance(error, TimeoutError | ConnectionError) or "Connect" in name or "Timeout" in name:
-        return f"the store does not answer ({error}); check its address and the network"
-    return f"{name}: {error}"
 
 
 def _absolute(url: str) -> str:
@@ -215,7 +301,7 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 - raised below, on the caller's thread
             errors.append(error)
 
-    thread = threading.Thread(target=call, name="themis-first-answer", daemon=True)
+    thread = threading.Thread(target=call, name="themis-store", daemon=True)
     thread.start()
     thread.join(seconds)
     if errors:
@@ -225,23 +311,50 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
     return results[0]
 
 
-def _list(fs: Any, path: str) -> list[str]:
+def _list(path: str, fs: Any) -> list[dict[str, Any]]:
     fs.invalidate_cache()  # some filesystems cache listings whatever they are told
-    return list(fs.ls(path, detail=False))
+    return list(fs.ls(path, detail=True))
 
 
-def _open_local(path: str, _: Any) -> pa.NativeFile:
-    import pyarrow as pa
-
-    return pa.OSFile(path)
+def _is_file(entry: dict[str, Any]) -> bool:
+    return bool(entry["type"] != "directory")
 
 
-def _fetch(paths: list[str], fs: Any) -> list[bytes]:
-    """The whole objects, in order, fetched concurrently where the filesystem can."""
-    if len(paths) == 1:  # `cat` of one path gives no dict
-        return [fs.cat_file(paths[0])]
-    contents = fs.cat(paths)
-    return [contents[path] for path in paths]
+def _find(fs: Any, path: str) -> dict[str, dict[str, Any]]:
+    """All objects below a path, listed anew."""
+    fs.invalidate_cache()
+    return dict(fs.find(path, detail=True))
+
+
+def _entry(info: dict[str, Any]) -> Entry:
+    """Every filesystem has another name for the time of the last change."""
+    times = (info.get(name) for name in ("LastModified", "last_modified", "updated", "mtime", "modified", "created"))
+    found = next((value for value in times if value is not None), None)
+    if isinstance(found, str):
+        found = datetime.fromisoformat(found)
+    return Entry(int(info.get("size") or 0), found.timestamp() if isinstance(found, datetime) else found)
+
+
+def _remove(paths: list[str], fs: Any) -> None:
+    """Delete the objects, as many at once as the filesystem can; some complain about one that is gone."""
+    try:
+        fs.rm(paths)
+    except FileNotFoundError:
+        for path in paths:
+            with suppress(FileNotFoundError):
+                fs.rm(path)
+
+
+def _cat(path: str, size: int, fs: Any) -> bytes:
+    """A whole object; s3fs asks for its size first, which takes as long, unless a range is asked for."""
+    if size > _LARGE:
+        return bytes(fs.cat_file(path))
+    try:
+        return bytes(fs.cat_file(path, start=0))
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | PermissionError) or "ange" not in str(error):
+            raise
+        return bytes(fs.cat_file(path))  # an object of no bytes has no range
 
 
 def _create(fs: Any, path: str, data: bytes) -> None:
@@ -254,44 +367,3 @@ def _create(fs: Any, path: str, data: bytes) -> None:
         raise
     except Exception:  # noqa: BLE001 - some stores refuse conditional writes, each with another error
         fs.pipe_file(path, data)
-
-
-def _write_file(path: Path, data: bytes, put: Callable[[Path, Path], None]) -> None:
-    """Write and sync a temporary file beside the path, put it there, and sync the folder."""
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        put(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _link_new(temporary: Path, path: Path) -> None:
-    try:
-        path.hardlink_to(temporary)
-    except FileExistsError:  # somebody else was faster
-        return
-    except OSError:  # a disk without hard links
-        temporary.replace(path)
-
-
-def make_folder(path: Path) -> None:
-    """Make the folder and its parents; those made are durable."""
-    if path.is_dir():
-        return
-    make_folder(path.parent)
-    path.mkdir(exist_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,124 +4,116 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import secrets
 import threading
 import time
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from themis import arrow
-from themis.backends._place import explain, make_folder
+from themis.backends._alive import this_process
+from themis.backends._causes import explain
+from themis.backends._journal import (
+    ROWS,
+    TABLES,
+    Journal,
+    journal_name,
+    rows_entry,
+    rows_head,
+    tables_entry,
+    tables_head,
+)
+from themis.backends._parts import encode_part, part_name
+from themis.backends._pending import Pending
+from themis.backends._rows import Row, encode_row
 from themis.errors import StorageError, UsageError
 from themis.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pyarrow as pa
 
-    from themis.backends._parts import Format
     from themis.backends._place import Place
     from themis.records import RecordKind
 
 logger = logging.getLogger(__name__)
 
+BEAT_SECONDS = 15.0
+"""How often a writer says that it lives; who was not heard of three times as long is gone."""
+
+_FEW = 8
+"""So many records of one call are kept as rows; of more, a table costs less."""
+
 _LAUNCH = re.compile(r"(\d{6,})-[0-9a-f]+\.json")
+_MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When accepted rows become a part: the first of these that is reached."""
+    """When accepted rows become a part: the first of these that is reached. 0 seconds: at once."""
 
     rows: int
     nbytes: int
     seconds: float
 
 
-class Journal:
-    """A local file that grows by whole entries; a killed process leaves it behind for readers."""
-
-    def __init__(self, path: Path, head: bytes) -> None:
-        make_folder(path.parent)
-        self._path = path
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        self._length = 0
-        self._head = head
-
-    def append(self, entry: bytes) -> None:
-        """Hand an entry to the operating system, whole or not at all."""
-        data = entry if self._length else self._head + entry
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-        except BaseException:
-            # Half an entry would hide every later one from readers.
-            os.ftruncate(self._file, self._length)
-            os.lseek(self._file, self._length, os.SEEK_SET)
-            raise
-        self._length += len(data)
-
-    def close(self) -> None:
-        """Give back the file descriptor."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-    def remove(self) -> None:
-        """Delete the file: its rows are in a part."""
-        self.close()
-        self._path.unlink(missing_ok=True)
-
-
 @dataclass(eq=False)
-class _Part:
-    """Accepted rows that will be one part. `number` is unique among the parts of a writer."""
+class _Entry:
+    """Records of one call on their way to be accepted; `error` is why they were not."""
 
     kind: RecordKind
-    number: int
-    since: float
-    tables: list[pa.Table] = field(default_factory=list)
-    rows: int = 0
-    nbytes: int = 0
-    journal: Journal | None = None
+    rows: list[Row]
+    lines: list[bytes]
+    done: bool = False
+    error: Exception | None = None
 
 
 class Writer:
     """Adds rows to one run from one process, under a launch id of its own. Thread-safe.
 
     Rows are accepted when `append` returns, and durable once a flush has put them into a part. A part that
-    could not be written is kept and written again, under the same name, by the next flush.
+    could not be written is kept and written again by the next flush.
 
     Raises:
         StorageError: The place cannot be written.
     """
 
-    def __init__(self, place: Place, run_id: str, form: Format, limits: Limits) -> None:
+    def __init__(self, place: Place, run_id: str, format_name: str, limits: Limits) -> None:
         self._place = place
-        self._form = form
+        self._format = format_name
         self._limits = limits
         self._run_id = run_id
         # Reentrant: the garbage collector may run the backend's finalizer on a thread that holds them.
         self._lock = threading.RLock()
         self._flushing = threading.RLock()
-        self._deleted = False
-        self._open: dict[RecordKind, _Part] = {}
-        self._sealed: list[_Part] = []
+        self._gone = False
+        self._closed = False
+        self._waiting: deque[_Entry] = deque()
+        self._open: dict[RecordKind, Pending] = {}
+        self._sealed: list[Pending] = []
         self._next_seq = 0
         self._next_number = 0
         self._not_before = 0.0
+        self.is_behind = False
+        """Whether more rows wait to be written than memory should hold."""
+        self._failed: tuple[float, StorageError] | None = None
+        self._fields: dict[str, Any] = {}
+        self._written: Counter[str] = Counter()
+        self._parts: Counter[str] = Counter()
+        self._started_at = time.time()
+        self._next_beat = time.monotonic()
         place.write_new(f"{run_id}/run.json", run_json(run_id, {}))
-        self.launch = _new_launch(place.names(f"{run_id}/launches"))
+        self.launch = next_launch(place.names(f"{run_id}/launches"))
         self.save_launch({})
 
     def save_launch(self, fields: dict[str, Any]) -> None:
         """Write what this process says of itself, replacing what it said before."""
-        own = {"launch": self.launch, "run_id": self._run_id, "schema_version": SCHEMA_VERSION}
-        self._place.write(f"{self._run_id}/launches/{self.launch}.json", encode_json({**fields, **own}))
+        self._fields, self._closed = fields, False
+        self._write_launch(None)
 
     def append(self, kind: RecordKind, records: Sequence[Any]) -> bool:
         """Accept the records, all or none; True when that changes when the next flush is due.
@@ -130,28 +122,26 @@ class Writer:
             UsageError: A field cannot be stored.
             StorageError: The journal cannot be written, or this backend deleted the run meanwhile.
         """
-        with self._lock:
-            first = self._next_seq
-            self._next_seq += len(records)
-        table = arrow.to_table(
-            kind, records, run_id=self._run_id, launch=self.launch, first_seq=first, saved_at=time.time()
-        )
-        with self._lock:
-            if self._deleted:
-                raise StorageError(f"run {self._run_id!r} was deleted while this was saved; save it again")
-            part = self._open.get(kind) or self._new_part(kind)
-            self._write_journal(part, table)
-            part.tables.append(table)
-            part.rows += table.num_rows
-            part.nbytes += table.get_total_buffer_size()  # `nbytes` takes thirty times as long
-            is_first = part.rows == table.num_rows
-            return is_first or self._full(part)
+        encoded = [encode_row(kind, record) for record in records] if len(records) <= _FEW else [None]
+        if None in encoded:
+            return self._append_table(kind, records)
+        rows, lines = zip(*[pair for pair in encoded if pair], strict=True)
+        entry = _Entry(kind, list(rows), list(lines))
+        # One thread accepts what has come together while another one wrote: a lock and a write for each cost more.
+        self._waiting.append(entry)
+        changed = False
+        if not entry.done:
+            with self._lock:
+                changed = not entry.done and self._accept_waiting()
+        if entry.error:
+            raise entry.error
+        return changed
 
     def pending(self, kind: RecordKind) -> list[pa.Table]:
         """The accepted rows that are in no part yet."""
         with self._lock:
             parts = [*self._sealed, *self._open.values()]
-            return [table for part in parts if part.kind == kind for table in part.tables]
+            return [table for part in parts if part.kind == kind for table in part.tables(self._run_id, self.launch)]
 
     def due_in(self, now: float) -> float | None:
         """Seconds from `now` (monotonic) until a flush is due, at most 0 when it is; None if nothing waits."""
@@ -163,82 +153,194 @@ class Writer:
                 return self._not_before - now
             return max(self._not_before, min(part.since for part in parts) + self._limits.seconds) - now
 
+    def beat_due_in(self, now: float) -> float | None:
+        """Seconds from `now` (monotonic) until the next heartbeat is due; None once this launch said how it ended."""
+        return None if self._gone or self._closed or "status" in self._fields else self._next_beat - now
+
+    def beat(self) -> None:
+        """Say that this process lives, unless somebody deleted the run."""
+        self._next_beat = time.monotonic() + BEAT_SECONDS
+        try:
+            if self._place.exists(f"{self._run_id}/run.json"):
+                self._write_launch(None, until=0)
+        except StorageError as error:
+            logger.warning("run %s: no heartbeat: %s", self._run_id, error)
+
     def flush(self) -> None:
         """Return when everything accepted so far is durable.
 
         Raises:
             StorageError: A part could not be written; its rows are kept for the next flush.
         """
+        began = time.monotonic()
         with self._flushing:
+            if self._failed and self._failed[0] > began:  # what ended while this waited speaks for it too
+                raise self._failed[1]
+            until = time.monotonic() + self._place.retry_seconds
+            # First what failed before: while the store takes nothing, rows gather in as few parts as they can.
+            self._write_sealed(until)
             with self._lock:
+                self._accept_waiting()
                 self._sealed += self._open.values()
-                self._open = {}
-                sealed = list(self._sealed)
-            failures = [error for part in sealed if (error := self._write(part))]
-            if failures:
-                self._not_before = time.monotonic() + self._limits.seconds
-                raise failures[0]
+                self._open, self.is_behind = {}, False
+            self._write_sealed(until)
+
+    def close(self) -> None:
+        """Flush, and say that this process writes no more; another append takes that back."""
+        self.flush()
+        if not (self._gone or self._closed or "status" in self._fields):
+            self._write_launch(time.time())
+        self._closed = True
 
     def discard(self) -> None:
         """Forget what is pending, and its journals: the run is being deleted."""
         with self._flushing, self._lock:
             parts = [*self._sealed, *self._open.values()]
-            self._sealed, self._open, self._deleted = [], {}, True
+            self._sealed, self._open, self._gone = [], {}, True
         for part in parts:
-            if part.journal:
-                part.journal.remove()
+            part.end_journals(Journal.remove)
 
     def release(self) -> None:
         """Close the inherited journals in a forked child, whose parent goes on writing them."""
         for part in [*self._sealed, *self._open.values()]:
-            if part.journal:
-                part.journal.close()
+            part.end_journals(Journal.close)
 
-    def _full(self, part: _Part) -> bool:
-        return part.rows >= self._limits.rows or part.nbytes >= self._limits.nbytes
+    def _append_table(self, kind: RecordKind, records: Sequence[Any]) -> bool:
+        with self._lock:
+            first = self._next_seq
+            self._next_seq += len(records)
+        table = arrow.to_table(
+            kind, records, run_id=self._run_id, launch=self.launch, first_seq=first, saved_at=time.time()
+        )
+        with self._lock:
+            part = self._part(kind)
+            if self._place.local:
+                self._journal(part, TABLES, tables_entry(table))
+            return self._added(part, lambda: part.add_table(table))
 
-    def _new_part(self, kind: RecordKind) -> _Part:
-        part = _Part(kind, self._next_number, time.monotonic())
-        self._next_number += 1
-        return part
-
-    def _write_journal(self, part: _Part, table: pa.Table) -> None:
-        """Journal the table, if the place is a local disk; the part is open from here on."""
-        if self._place.local:
+    def _accept_waiting(self) -> bool:
+        """Accept all entries that wait, whose threads come for the lock next; whether another flush is due."""
+        waiting: dict[RecordKind, list[_Entry]] = {}
+        while self._waiting:
+            entry = self._waiting.popleft()
+            waiting.setdefault(entry.kind, []).append(entry)
+        changed = False
+        for kind, entries in waiting.items():
+            error: Exception | None = StorageError("it was interrupted; nothing was saved")
             try:
-                part.journal = part.journal or self._new_journal(part)
-                part.journal.append(self._form.journal_entry(table))
-            except OSError as error:
-                if part.journal and not part.rows:
-                    part.journal.remove()
-                path = self._journal_path(part)
-                raise StorageError(f"cannot write {path}: {explain(error)}; nothing was saved") from error
+                changed |= self._accept(kind, entries)
+                error = None
+            except Exception as refused:  # noqa: BLE001 - raised on each thread whose records these are
+                error = refused
+            finally:
+                for entry in entries:
+                    entry.done, entry.error = True, error
+        return changed
+
+    def _accept(self, kind: RecordKind, entries: list[_Entry]) -> bool:
+        part = self._part(kind)
+        saved_at = round(time.time() * _MICROSECONDS)
+        rows = [row for entry in entries for row in entry.rows]
+        lines = [line for entry in entries for line in entry.lines]
+        if self._place.local:
+            numbered = enumerate(lines, self._next_seq)
+            self._journal(part, ROWS, b"".join([rows_entry(seq, saved_at, line) for seq, line in numbered]))
+        for row in rows:
+            row += (self._next_seq, saved_at)  # noqa: PLW2901 - the row itself grows
+            self._next_seq += 1
+        return self._added(part, lambda: part.add_rows(rows, sum(map(len, lines))))
+
+    def _part(self, kind: RecordKind) -> Pending:
+        """The part that takes the next rows of a kind; it is open once it has some."""
+        if self._gone:
+            raise StorageError(f"run {self._run_id!r} was deleted while this was saved; save it again")
+        if kind not in self._open:
+            self._next_number += 1
+            return Pending(kind, self._next_number - 1)
+        return self._open[kind]
+
+    def _added(self, part: Pending, add: Callable[[], None]) -> bool:
+        """Add rows to a part; whether that changes when a flush is due."""
+        add()
+        self.is_behind |= part.nbytes >= 2 * self._limits.nbytes
+        is_first = part.kind not in self._open
         self._open[part.kind] = part
+        if self._closed:
+            self._closed, self._next_beat = False, time.monotonic()
+        return is_first or self._full(part)
 
-    def _new_journal(self, part: _Part) -> Journal:
-        return Journal(self._journal_path(part), self._form.journal_head(part.kind))
+    def _full(self, part: Pending) -> bool:
+        return part.n_rows >= self._limits.rows or part.nbytes >= self._limits.nbytes
 
-    def _journal_path(self, part: _Part) -> Path:
-        name = f"{self.launch}-{part.number:06d}.{part.kind}{self._form.journal_suffix}"
+    def _journal(self, part: Pending, suffix: str, entry: bytes) -> None:
+        try:
+            part.journal(suffix, entry, self._new_journal)
+        except OSError as error:
+            if not part.n_rows:
+                part.end_journals(Journal.remove)
+            path = self._journal_path(part, suffix)
+            raise StorageError(f"cannot write {path}: {explain(error)}; nothing was saved") from error
+
+    def _new_journal(self, part: Pending, suffix: str) -> Journal:
+        head = tables_head(part.kind) if suffix == TABLES else rows_head(self._run_id, self.launch)
+        return Journal(self._journal_path(part, suffix), head)
+
+    def _journal_path(self, part: Pending, suffix: str) -> Path:
+        name = journal_name(self.launch, part.number, part.kind, suffix)
         return self._place.local_path(f"{self._run_id}/journal/{name}")
 
-    def _write(self, part: _Part) -> StorageError | None:
+    def _write_sealed(self, until: float) -> None:
+        """Write every sealed part; none is begun after the deadline (monotonic) once one has failed."""
+        failures: list[StorageError] = []
+        for part in list(self._sealed):
+            if not failures or time.monotonic() < until:
+                failures += filter(None, [self._write(part, until)])
+        if not failures:
+            return
+        with self._lock:
+            n_rows = sum(part.n_rows for part in [*self._sealed, *self._open.values()])
+        error = StorageError(f"{failures[0]}; {n_rows} records of run {self._run_id!r} are kept for the next flush()")
+        self._not_before = time.monotonic() + max(self._limits.seconds, 1.0)
+        self._failed = (time.monotonic(), error)
+        raise error from failures[0]
+
+    def _write(self, part: Pending, until: float) -> StorageError | None:
         """Write a sealed part; what went wrong, if something did."""
         import pyarrow as pa
 
-        name = f"{self.launch}-{part.number:06d}{self._form.suffix}"
         try:
-            data = self._form.part(pa.concat_tables(part.tables))
-            self._place.write(f"{self._run_id}/{part.kind}/{name}", data)
+            with self._lock:
+                tables = part.tables(self._run_id, self.launch)
+            data = encode_part(self._format, [pa.concat_tables(tables)])
+            name = part_name(self.launch, part.number, data, self._format)
+            self._place.write(f"{self._run_id}/{part.kind}/{name}", data, until)
             pa.default_memory_pool().release_unused()  # else it keeps what the part took, some 20 MB
         except StorageError as error:
-            logger.warning("%d %s of run %s wait: %s", part.rows, part.kind, self._run_id, error)
+            logger.warning("%d %s of run %s wait: %s", part.n_rows, part.kind, self._run_id, error)
             return error
         with self._lock:
             self._sealed = [other for other in self._sealed if other is not part]
-        if part.journal:
-            part.journal.remove()
+            self._written[part.kind] += part.n_rows
+            self._parts[part.kind] += 1
+        part.end_journals(Journal.remove)
         return None
+
+    def _write_launch(self, closed_at: float | None, until: float | None = None) -> None:
+        own = {"launch": self.launch, "run_id": self._run_id, "schema_version": SCHEMA_VERSION}
+        with self._lock:
+            written, parts = dict(self._written), dict(self._parts)
+        self._next_beat = time.monotonic() + BEAT_SECONDS
+        writer = {
+            **this_process(),
+            "started_at": self._started_at,
+            "beat_at": time.time(),
+            "beat_every": BEAT_SECONDS,
+            "closed_at": closed_at,
+            "parts": parts,
+            "rows": written,
+        }
+        path = f"{self._run_id}/launches/{self.launch}.json"
+        self._place.write(path, encode_json({**self._fields, **own, "writer": writer}), until)
 
 
 def run_json(run_id: str, metadata: dict[str, Any]) -> bytes:
@@ -259,7 +361,12 @@ def encode_json(value: dict[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def _new_launch(names: Sequence[str]) -> str:
+def next_launch(names: Sequence[str]) -> str:
     """An id after all those in the folder: an order that no clock decides."""
     ordinals = [int(match.group(1)) for name in names if (match := _LAUNCH.fullmatch(name))]
-    return f"{max(ordinals, default=0) + 1:06d}-{secrets.token_hex(4)}"
+    return new_launch(max(ordinals, default=0) + 1)
+
+
+def new_launch(ordinal: int) -> str:
+    """An id of its own at this place in the order."""
+    return f"{ordinal:06d}-{secrets.token_hex(4)}"

@@ -2,49 +2,48 @@
 
 <root>/<run_id>/run.json                            what the run is
 <root>/<run_id>/launches/<launch>.json              one for each writer: a process and its backend object
-<root>/<run_id>/samples/<launch>-<number>.parquet
-<root>/<run_id>/generations/<launch>-<number>.parquet
-<root>/<run_id>/evaluations/<launch>-<number>.parquet
+<root>/<run_id>/samples/<part>                      see _parts: unique names, written whole, never changed
+<root>/<run_id>/generations/<part>
+<root>/<run_id>/evaluations/<part>
 <root>/<run_id>/report.json
 <root>/<run_id>/journal/<launch>-<number>.<kind>.*  local disk only: rows that are in no part yet
+<root>/<run_id>/damaged/                            parts that a repair set aside, and what it did
 """
 
 from __future__ import annotations
 
-import atexit
-import concurrent.futures.thread  # noqa: F401 - hooks at exit run last first: its own must be there before ours
 import contextlib
-import logging
 import os
-import threading
-import time
 import weakref
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from themis import arrow
-from themis.backends._parts import FORMATS, part_names, read_journal, read_json, read_part
-from themis.backends._place import Place
-from themis.backends._writer import Limits, Writer, encode_json, run_json
+from themis.backends._parts import FORMATS, read_json
+from themis.backends._place import RETRY_SECONDS, Place
+from themis.backends._reader import Reader
+from themis.backends._runs import run_infos
+from themis.backends._upkeep import Upkeep
+from themis.backends._verify import verify
+from themis.backends._writer import Limits, encode_json, run_json
+from themis.backends._writers import Writers
 from themis.backends.storage import StorageBackend, check_run_id
 from themis.errors import ReportNotFoundError, RunNotFoundError, StorageError, UsageError
 from themis.records import MetricResult, Report
 from themis.registry import unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
+    import pyarrow.compute as pc
 
+    from themis.backends.runs import Compaction, RunInfo, Verification
     from themis.records import EvaluationRecord, GenerationRecord, RecordKind, Sample
+    from themis.winners import IdSet
 
-logger = logging.getLogger(__name__)
-
-_LISTINGS = 10
-"""How often a scan lists again because a file vanished before it was read."""
-
-_OF_A_RUN = ("run.json", "launches", "samples", "generations", "evaluations", "report.json", "journal")
+_OF_A_RUN = ("run.json", "launches", "samples", "generations", "evaluations", "report.json", "journal", "damaged")
 
 
 class FsspecStorageBackend(StorageBackend):
@@ -60,8 +59,10 @@ class FsspecStorageBackend(StorageBackend):
         format: What is written, "parquet" or "jsonl"; both are read.
         storage_options: For the filesystem. Without, it finds credentials and endpoints where it always does.
         flush_rows: Records of one kind that make a part.
-        flush_seconds: Seconds after which accepted records become a part.
-        flush_bytes: Bytes of one kind in memory that make a part.
+        flush_seconds: Seconds after which accepted records become a part; with 0 every save returns once it is one.
+        flush_bytes: Bytes of one kind in memory that make a part; who saves faster than they can be written waits
+            once there are twice as many.
+        retry_seconds: Seconds for which a request to an object store is made again after an error that may pass.
 
     Raises:
         UsageError: The protocol is unknown, its package is not installed, or an argument has a wrong value.
@@ -76,13 +77,14 @@ class FsspecStorageBackend(StorageBackend):
         flush_rows: int = 20_000,
         flush_seconds: float = 5.0,
         flush_bytes: int = 32 << 20,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         if format not in FORMATS:
             raise UsageError(unknown("format", str(format), FORMATS))
-        if flush_rows < 1 or flush_bytes < 1 or flush_seconds <= 0:
+        if flush_rows < 1 or flush_bytes < 1 or flush_seconds < 0 or retry_seconds < 0:
             given = f"flush_rows={flush_rows}, flush_bytes={flush_bytes}, flush_seconds={flush_seconds}"
-            raise UsageError(f"{given}: each must be above 0")
-        self._place = Place(url, storage_options)
+            raise UsageError(f"{given}, retry_seconds={retry_seconds}: rows and bytes start at 1, seconds at 0")
+        self._place = Place(url, storage_options, retry_seconds)
         self._format = format
         self._limits = Limits(flush_rows, flush_bytes, flush_seconds)
         self._start()
@@ -154,18 +156,16 @@ class FsspecStorageBackend(StorageBackend):
         self._writers.get(run_id).save_launch(launch)
 
     def load_launches(self, run_id: str) -> list[dict[str, Any]]:
-        names = self._place.names(f"{check_run_id(run_id)}/launches")
-        if not names:
+        folder = f"{check_run_id(run_id)}/launches"
+        paths = [f"{folder}/{name}" for name in self._place.names(folder) if name.endswith(".json") and name[0] != "."]
+        if not paths:
             self._require(run_id)
-        paths = [f"{run_id}/launches/{name}" for name in names if name.endswith(".json") and name[0] != "."]
-        launches = []
-        for path, source in self._place.sources(paths):
-            with source:
-                launches.append(read_json(f"{self._place.url}/{path}", source.read()))
-        return launches
+        return [read_json(f"{self._place.url}/{path}", data) for path, data in self._place.read_many(paths).items()]
 
     def list_runs(self) -> list[str]:
-        return [name for name in self._place.names() if self._is_run_id(name) and self._is_run(name)]
+        folders = [name for name in self._place.folders() if self._is_run_id(name)]
+        # On a disk a folder may be somebody else's; on an object store it is there because something is in it.
+        return [name for name in folders if self._is_run(name)] if self._place.local else folders
 
     def run_exists(self, run_id: str) -> bool:
         return self._is_run(check_run_id(run_id))
@@ -175,17 +175,92 @@ class FsspecStorageBackend(StorageBackend):
         self._require(check_run_id(run_id))
         self._place.remove(run_id, last="run.json")
 
-    def scan(self, run_id: str, kind: RecordKind, columns: Iterable[str] | None = None) -> pa.Table:
-        check_run_id(run_id)
-        wanted = arrow.schema(kind).names if columns is None else arrow.check_columns(kind, columns)
-        deciding = [name for name in ("id", "status", "launch", "seq") if name in arrow.schema(kind).names]
-        tables = self._read(run_id, kind, list(dict.fromkeys([*wanted, *deciding])))
-        if not tables:
-            self._require(run_id)
-            return arrow.schema(kind).empty_table().select(wanted)
-        import pyarrow as pa
+    def scan(
+        self, run_id: str, kind: RecordKind, columns: Iterable[str] | None = None, where: pc.Expression | None = None
+    ) -> pa.Table:
+        if where is not None:
+            import pyarrow as pa
 
-        return arrow.winners(pa.concat_tables(tables)).select(wanted)
+            tables = list(self.scan_batches(run_id, kind, columns, where))
+            return pa.concat_tables(tables) if tables else self._no_rows(run_id, kind, columns)
+        wanted = arrow.schema(kind).names if columns is None else arrow.check_columns(kind, columns)
+        table = self._reader(run_id, kind).table(wanted)
+        return self._no_rows(run_id, kind, wanted) if table is None else table
+
+    def scan_batches(
+        self, run_id: str, kind: RecordKind, columns: Iterable[str] | None = None, where: pc.Expression | None = None
+    ) -> Iterator[pa.Table]:
+        wanted = None if columns is None else arrow.check_columns(kind, columns)
+        if where is not None:
+            arrow.check_filter(kind, where)
+        count = 0
+        for table in self._reader(run_id, kind).batches(wanted, where):
+            count += 1
+            yield table
+        if not count:
+            self._require(run_id)
+
+    def ids(self, run_id: str, kind: RecordKind, *, without_errors: Collection[str] = ()) -> IdSet:
+        found = self._reader(run_id, kind).ids(without_errors)
+        if not found:
+            self._require(run_id)
+        return found
+
+    def values(self, run_id: str, kind: RecordKind, column: str) -> set[Any]:
+        found = self._reader(run_id, kind).values(*arrow.check_columns(kind, [column]))
+        if not found:
+            self._require(run_id)
+        return found
+
+    def run_info(self, run_id: str) -> RunInfo:
+        self._require(run_id)
+        return run_infos(self._place, [run_id])[0]
+
+    def run_infos(self, run_ids: Iterable[str] | None = None) -> list[RunInfo]:
+        return run_infos(self._place, self.list_runs() if run_ids is None else list(map(check_run_id, run_ids)))
+
+    def compact(self, run_id: str, *, keep_replaced: bool = False) -> Compaction:
+        """Merge small parts into large ones, and parts of the other format into this one's.
+
+        Safe while others read and write, and when it is killed: readers count no row twice, the next compaction
+        finishes what was begun. Journals of processes that died become parts too. Of several rows of an id those that
+        can never win are left out.
+
+        Args:
+            run_id: The run.
+            keep_replaced: Leave the merged parts' originals to the next compaction, for other tools that read now.
+
+        Raises:
+            StorageError: A part is damaged: verify() with repair first.
+        """
+        self._require(check_run_id(run_id))
+        self._writers.flush()
+        return Upkeep(self._place, run_id, self._format).compact(keep_replaced=keep_replaced)
+
+    def verify(self, run_id: str, *, repair: bool = False) -> Verification:
+        """Read everything that a run has, and say what is not as it was written.
+
+        Args:
+            run_id: The run.
+            repair: Set damaged parts aside (in the run's folder `damaged`), so that a resume asks for their rows
+                again and for no others; what of them can still be read is kept. Remove what dead processes left.
+        """
+        self._require(check_run_id(run_id))
+        self._writers.flush()
+        return verify(self._place, run_id, self._format, repair=repair)
+
+    def preflight(self, run_id: str) -> None:
+        launch = self._writers.get(run_id).launch  # which has been written just now
+        folder, name = f"{run_id}/launches", f"{launch}.json"
+        listed, stored = name in self._place.names(folder), {}
+        if listed:
+            with contextlib.suppress(FileNotFoundError):
+                stored = self._load_json(f"{folder}/{name}")
+        if stored.get("launch") != launch:
+            raise StorageError(
+                f"cannot {'read' if listed else 'list'} {self._place.url}: {folder}/{name} was written just now and is "
+                "not found there; a store that lags behind its writes cannot keep runs, choose another URL"
+            )
 
     def flush(self) -> None:
         self._writers.flush()
@@ -194,35 +269,18 @@ class FsspecStorageBackend(StorageBackend):
         self._writers.close()
 
     def _start(self) -> None:
+        self._replaced: dict[str, dict[str, int]] = {}
         self._writers = Writers(self._place, self._format, self._limits)
         # Not the backend itself: the finalizer, and the thread, must not keep it alive.
-        weakref.finalize(self, self._writers.close_quietly).atexit = False
-        _LIVE.add(self._writers)
+        weakref.finalize(self, self._writers.close_forgotten).atexit = False
 
-    def _read(self, run_id: str, kind: RecordKind, columns: Sequence[str]) -> list[pa.Table]:
-        for _ in range(_LISTINGS):
-            with contextlib.suppress(FileNotFoundError):  # a file vanished after it was listed: list again
-                return self._read_once(run_id, kind, columns)
-        raise StorageError(f"run {run_id!r} in {self._place.url} changes faster than it can be read: try again")
+    def _reader(self, run_id: str, kind: RecordKind) -> Reader:
+        return Reader(self._place, check_run_id(run_id), kind, self._writers.peek(run_id), self._replaced)
 
-    def _read_once(self, run_id: str, kind: RecordKind, columns: Sequence[str]) -> list[pa.Table]:
-        # The order matters: rows move from memory and journal into a part, so that who looks at the parts last
-        # may see a row twice, and never misses one.
-        writer = self._writers.peek(run_id)
-        tables = [arrow.conform(kind, table, columns) for table in writer.pending(kind)] if writer else []
-        journals = []
-        if self._place.local:
-            own = f"{writer.launch}-" if writer else "\0"
-            names = self._place.names(f"{run_id}/journal")
-            journals = [name for name in names if f".{kind}." in name and not name.startswith(own)]
-        for name, source in self._place.sources([f"{run_id}/journal/{name}" for name in journals]):
-            with source:
-                tables.append(read_journal(kind, name, source, columns))
-        parts = part_names(self._place.names(f"{run_id}/{kind}"))
-        for name, source in self._place.sources([f"{run_id}/{kind}/{name}" for name in parts]):
-            with source:
-                tables.append(read_part(kind, f"{self._place.url}/{name}", source, columns))
-        return tables
+    def _no_rows(self, run_id: str, kind: RecordKind, columns: Iterable[str] | None) -> pa.Table:
+        """A table without rows, for a run that exists."""
+        self._require(run_id)
+        return arrow.no_rows(kind).select(arrow.schema(kind).names if columns is None else list(columns))
 
     def _load_json(self, path: str) -> dict[str, Any]:
         return read_json(f"{self._place.url}/{path}", self._place.read(path))
@@ -257,115 +315,3 @@ class LocalFileStorageBackend(FsspecStorageBackend):
         if "://" in os.fspath(storage_path):
             raise UsageError(f"{storage_path} is a URL, and this takes a path: use FsspecStorageBackend")
         super().__init__(Path(storage_path).expanduser().absolute(), **options)
-
-
-class Writers:
-    """The writers of one backend in one process, by run, and the daemon thread that flushes what is due."""
-
-    def __init__(self, place: Place, format_name: str, limits: Limits) -> None:
-        self._new: Callable[[str], Writer] = lambda run_id: Writer(place, run_id, FORMATS[format_name], limits)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._wake = threading.Condition()
-        self._by_run: dict[str, Writer] = {}
-        self._thread: threading.Thread | None = None
-
-    def get(self, run_id: str) -> Writer:
-        """The run's writer, opened when there is none: from here on the run exists."""
-        writer = self.peek(check_run_id(run_id))
-        if writer:
-            return writer
-        with self._wake:
-            if run_id not in self._by_run:
-                self._by_run[run_id] = self._new(run_id)
-            return self._by_run[run_id]
-
-    def peek(self, run_id: str) -> Writer | None:
-        """The run's writer, None when this process has saved nothing there."""
-        return self._by_run.get(run_id)
-
-    def append(self, run_id: str, kind: RecordKind, records: Sequence[Any]) -> None:
-        """Accept the records, and see to it that they become durable."""
-        writer = self.get(run_id)
-        if records and writer.append(kind, records):
-            with self._wake:
-                self._run()
-                self._wake.notify_all()
-
-    def discard(self, run_id: str) -> None:
-        """Forget the run's writer and what it holds."""
-        with self._wake:
-            writer = self._by_run.pop(run_id, None)
-        if writer:
-            writer.discard()
-
-    def flush(self) -> None:
-        """Return when everything accepted is durable; StorageError, after trying all of it, when something is not."""
-        failures = []
-        for writer in list(self._by_run.values()):
-            try:
-                writer.flush()
-            except StorageError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
-
-    def close(self) -> None:
-        """Flush, and end the thread; a later append starts another."""
-        with self._wake:
-            thread, self._thread = self._thread, None
-            self._wake.notify_all()
-        if thread and thread is not threading.current_thread():
-            thread.join()
-        self.flush()
-
-    def close_quietly(self) -> None:
-        """Close where there is nobody to raise to: log what could not be written."""
-        try:
-            self.close()
-        except StorageError:
-            logger.exception("records that nobody flushed could not be written")
-
-    def after_fork(self) -> None:
-        """Start empty in a forked child: what the parent accepted is the parent's to write."""
-        for writer in self._by_run.values():
-            writer.release()
-        self._reset()
-
-    def _run(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._flush_when_due, name="themis-storage", daemon=True)
-            self._thread.start()
-
-    def _flush_when_due(self) -> None:
-        while True:
-            with self._wake:
-                if self._thread is not threading.current_thread():
-                    return
-                now = time.monotonic()
-                waits = {writer: writer.due_in(now) for writer in self._by_run.values()}
-                due = [writer for writer, wait in waits.items() if wait is not None and wait <= 0]
-                if not due:
-                    self._wake.wait(min((wait for wait in waits.values() if wait is not None), default=None))
-            for writer in due:
-                with contextlib.suppress(StorageError):  # logged, kept, and raised by flush() if it stays so
-                    writer.flush()
-
-
-_LIVE: weakref.WeakSet[Writers] = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    for writers in list(_LIVE):
-        writers.close_quietly()
-
-
-def _after_fork() -> None:
-    for writers in list(_LIVE):
-        writers.after_fork()
-
-
-# Plain atexit runs after the thread pools have ended, on which asynchronous filesystems resolve host names.
-getattr(threading, "_register_atexit", atexit.register)(_close_all)
-os.register_at_fork(after_in_child=_after_fork)

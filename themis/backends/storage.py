@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from themis.errors import UsageError
+from themis.errors import RunNotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from types import TracebackType
 
     import pyarrow as pa
+    import pyarrow.compute as pc
 
+    from themis.backends.runs import RunInfo
     from themis.records import EvaluationRecord, GenerationRecord, RecordKind, Report, Sample
+    from themis.winners import IdSet
 
 _RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -94,6 +99,13 @@ class StorageBackend(ABC):
     def close(self) -> None:  # noqa: B027 - optional
         """Make everything accepted durable and give back what is held. Idempotent."""
 
+    def preflight(self, run_id: str) -> None:  # noqa: B027 - optional
+        """Prove in seconds that the run can be written, listed and read, before anything is asked. Default: nothing.
+
+        Raises:
+            StorageError: It cannot; the message says what is missing.
+        """
+
     def flush(self) -> None:  # noqa: B027 - optional
         """Return when everything accepted so far is durable."""
 
@@ -123,8 +135,17 @@ class StorageBackend(ABC):
         self.load_run_metadata(run_id)
         return []
 
-    def scan(self, run_id: str, kind: RecordKind, columns: Iterable[str] | None = None) -> pa.Table:
-        """The records of one kind as an Arrow table, each id once, in no promised order; all columns or the named."""
+    def scan(
+        self, run_id: str, kind: RecordKind, columns: Iterable[str] | None = None, where: pc.Expression | None = None
+    ) -> pa.Table:
+        """The records of one kind as an Arrow table, each id once, in no promised order.
+
+        Args:
+            run_id: The run.
+            kind: "samples", "generations" or "evaluations".
+            columns: Those that are wanted; all by default.
+            where: A condition on the records that are wanted, for example `pyarrow.compute.field("score") == 0`.
+        """
         from themis import arrow
 
         load: dict[RecordKind, Any] = {
@@ -133,7 +154,82 @@ class StorageBackend(ABC):
             "evaluations": self.load_evaluation_records,
         }
         table = arrow.to_table(kind, load[kind](run_id))
-        return table if columns is None else table.select(list(columns))
+        table = table if where is None else table.filter(where)
+        return table if columns is None else table.select(arrow.check_columns(kind, columns))
+
+    def scan_batches(
+        self, run_id: str, kind: RecordKind, columns: Iterable[str] | None = None, where: pc.Expression | None = None
+    ) -> Iterator[pa.Table]:
+        """What `scan` gives, table by table; a storage that can holds only some of them in memory."""
+        yield self.scan(run_id, kind, columns, where)
+
+    def iter_samples(self, run_id: str) -> Iterator[Sample]:
+        """The samples kept, each id once, read as they are taken."""
+        return self._iter(run_id, "samples")
+
+    def iter_generation_records(self, run_id: str) -> Iterator[GenerationRecord]:
+        """All answers of a run, each id once, read as they are taken."""
+        return self._iter(run_id, "generations")
+
+    def iter_evaluation_records(self, run_id: str) -> Iterator[EvaluationRecord]:
+        """All scores of a run, each id once, read as they are taken."""
+        return self._iter(run_id, "evaluations")
+
+    def ids(self, run_id: str, kind: RecordKind, *, without_errors: Collection[str] = ()) -> IdSet:
+        """The ids of the records of one kind, without those whose record is an error of one of these kinds."""
+        from themis import arrow
+        from themis.winners import DECIDING, Settled
+
+        names = arrow.schema(kind).names
+        settled = Settled(without_errors)
+        for table in self.scan_batches(run_id, kind, [name for name in (*DECIDING, "error_kind") if name in names]):
+            settled.add(table)
+        return settled.ids()
+
+    def values(self, run_id: str, kind: RecordKind, column: str) -> set[Any]:
+        """The different values that a column ever had, None not among them."""
+        tables = self.scan_batches(run_id, kind, [column])
+        return {value for table in tables for value in table.column(column).unique().to_pylist()} - {None}
+
+    def run_info(self, run_id: str) -> RunInfo:
+        """The run at a glance."""
+        from themis.backends._runs import described
+
+        return described(self, run_id)
+
+    def run_infos(self, run_ids: Iterable[str] | None = None) -> list[RunInfo]:
+        """The runs at a glance, sorted by id: all, or those of these ids that exist."""
+        infos = []
+        for run_id in self.list_runs() if run_ids is None else sorted(run_ids):
+            with suppress(RunNotFoundError):  # deleted meanwhile
+                infos.append(self.run_info(run_id))
+        return infos
+
+    def export(
+        self,
+        run_id: str,
+        kind: RecordKind,
+        target: str | os.PathLike[str],
+        *,
+        format: str | None = None,  # noqa: A002
+    ) -> int:
+        """Write the records of one kind to one file, and return how many they are.
+
+        Args:
+            run_id: The run.
+            kind: "samples", "generations" or "evaluations".
+            target: A path or URL; what is there is replaced.
+            format: "csv", "jsonl" or "parquet"; by default what the target's name ends with.
+        """
+        from themis.backends._export import export
+
+        return export(self, run_id, kind, os.fspath(target), format)
+
+    def _iter(self, run_id: str, kind: RecordKind) -> Iterator[Any]:
+        from themis import arrow
+
+        for table in self.scan_batches(run_id, kind):
+            yield from arrow.to_records(table, kind)
 
     def __enter__(self) -> Self:
         return self

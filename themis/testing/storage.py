@@ -285,6 +285,47 @@ class StorageBackendTests:
         storage.save_run_metadata("run", {})
         assert storage.scan("run", "evaluations").num_rows == 0
 
+    def test_a_condition_is_asked_of_the_records(self, storage: StorageBackend) -> None:
+        """A scan with `where` gives the records for which it holds; a record that was replaced is none of them."""
+        import pyarrow.compute as pc
+
+        storage.save_generation_record("run", generation("g1", response=None, status="error"))
+        storage.save_generation_record("run", generation("g1", latency=2.0))
+        storage.save_generation_record("run", generation("g2", latency=1.0))
+        slow = storage.scan("run", "generations", ["id"], where=pc.field("latency") > 1.5)
+        errors = storage.scan("run", "generations", ["id"], where=pc.field("status") == "error")
+        assert (slow["id"].to_pylist(), errors.num_rows) == (["g1"], 0)
+
+    def test_iterators_give_what_lists_hold(self, storage: StorageBackend) -> None:
+        """iter_generation_records and iter_evaluation_records give each record once; a missing run is an error."""
+        for number in range(20):
+            storage.save_generation_record("run", generation(f"g{number}"))
+            storage.save_evaluation_record("run", evaluation(f"e{number}"))
+        generations = [record.id for record in storage.iter_generation_records("run")]
+        evaluations = [record.id for record in storage.iter_evaluation_records("run")]
+        assert sorted(generations) == sorted(f"g{number}" for number in range(20))
+        assert sorted(evaluations) == sorted(f"e{number}" for number in range(20))
+        _assert_raises(RunNotFoundError, lambda: list(storage.iter_generation_records("other")))
+
+    def test_ids_of_records_that_stand(self, storage: StorageBackend) -> None:
+        """ids() has every id, or all but those whose record is an error of the kinds that are left out."""
+        storage.save_generation_record("run", generation("good"))
+        storage.save_generation_record("run", generation("bad", status="error", error_kind="infrastructure"))
+        everything = storage.ids("run", "generations")
+        standing = storage.ids("run", "generations", without_errors=["infrastructure"])
+        assert (len(everything), "bad" in everything) == (2, True)
+        assert (len(standing), "good" in standing, "bad" in standing) == (1, True, False)
+
+    def test_a_run_at_a_glance(self, storage: StorageBackend) -> None:
+        """run_info tells the report's metrics, and run_infos has every run; a missing run is an error."""
+        storage.save_generation_record("other", generation("g"))
+        storage.save_generation_record("run", generation("g"))
+        storage.save_report("run", full_report())
+        storage.flush()
+        assert storage.run_info("run").metrics == {"exact_match": 0.5}
+        assert [info.run_id for info in storage.run_infos()] == ["other", "run"]
+        _assert_raises(RunNotFoundError, lambda: storage.run_info("missing"))
+
     def test_another_object_reads_what_was_flushed(self, storage: StorageBackend) -> None:
         """After flush a second object on the same place has records, metadata and report."""
         storage.save_run_metadata("run", {"seed": 7})

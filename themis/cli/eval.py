@@ -1,83 +1,33 @@
-"""The command `themis`: parse, call, print.
-
-Exit codes: 0 when every metric scored everything it attempted, 3 when a run is partial or interrupted, 2 for wrong
-usage, 1 for any other error.
-"""
+"""`themis eval`: ask a model the questions of benchmarks, score the answers, print the report."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from themis import __version__
-from themis.errors import ReportNotFoundError, StorageError, ThemisError, UsageError
+from themis.cli._shared import OK, PARTIAL, STORAGE, console, open_storage
+from themis.errors import UsageError
 from themis.registry import unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from themis.backends import ExecutionBackend, StorageBackend
+    from themis.backends import ExecutionBackend
     from themis.benchmarks import Benchmark
     from themis.models import Model
     from themis.records import Report
     from themis.result import Result
-
-OK, ERROR, USAGE, PARTIAL = 0, 1, 2, 3
 
 BACKENDS = {
     "threads": "LocalExecutionBackend",
     "ray": "RayExecutionBackend",
     "sequential": "SequentialExecutionBackend",
 }
-
-WIDE = 200
-"""Columns of a table that no terminal shows: a log file or a pipe should get whole words."""
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit with its code."""
-    logging.basicConfig(level=logging.WARNING, format="themis: %(message)s", stream=sys.stderr)
-    sys.exit(run(arguments))
-
-
-def run(arguments: Sequence[str] | None = None) -> int:
-    """The exit code of the command; errors are one sentence on stderr."""
-    try:
-        return int(themis.main(args=arguments, prog_name="themis", standalone_mode=False) or OK)
-    except click.ClickException as error:
-        error.show()
-        return USAGE
-    except (click.Abort, KeyboardInterrupt):
-        return _complain("interrupted: what was answered is stored; run the same command again to go on", PARTIAL)
-    except UsageError as error:
-        return _complain(str(error), USAGE)
-    except (ThemisError, OSError) as error:
-        return _complain(str(error), ERROR)
-
-
-def _complain(message: str, code: int) -> int:
-    click.echo(f"themis: {message}", err=True)
-    return code
-
-
-def _console(*, err: bool = False) -> Console:
-    console = Console(stderr=err, highlight=False)
-    return console if console.is_terminal else Console(stderr=err, highlight=False, width=WIDE)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="themis")
-def themis() -> None:
-    """Evaluate language models: on threads or a Ray cluster, with every record stored at any URL."""
 
 
 def _parameter(_context: Any, _option: Any, values: tuple[str, ...]) -> dict[str, Any]:
@@ -99,22 +49,14 @@ def _backend_name(_context: Any, _option: Any, value: str) -> str:
     return value
 
 
-_STORAGE = click.option(
-    "--storage",
-    metavar="URL",
-    envvar="THEMIS_STORAGE",
-    help="Where records are kept: a folder, s3://..., gs://..., az://...  [default: .themis/runs]",
-)
-
-
-@themis.command("eval")
+@click.command("eval")
 @click.argument("benchmark")
 @click.option("--model", required=True, metavar="M", help="provider/NAME, NAME (of openai), demo, replay/PATH.")
 @click.option("--base-url", metavar="U", help="Address of an OpenAI-compatible server, up to /v1.")
 @click.option("--backend", default="threads", metavar="B", callback=_backend_name, help="threads, ray or sequential.")
 @click.option("--address", metavar="A", help="Of a Ray cluster's head, HOST:PORT; default RAY_ADDRESS or a local Ray.")
 @click.option("--workers", "max_workers", type=click.IntRange(1), metavar="N", help="Requests in progress at once.")
-@_STORAGE
+@STORAGE
 @click.option("--data", metavar="URL", help="Other rows for the benchmark: jsonl, json, csv, tsv or Parquet.")
 @click.option("--prompt", metavar="T", help="Template with {fields} of the row.")
 @click.option("--metric", "metrics", multiple=True, metavar="M", help="Instead of the benchmark's own; repeatable.")
@@ -148,7 +90,7 @@ def evaluate_command(benchmark: str, model: str, base_url: str | None, **options
     backend = _open_backend(options.pop("backend"), options.pop("address"))
     timing = {name: options[name] for name in ("timeout", "max_retries")}
     asked = load_model(model, base_url=base_url, **timing)
-    options["storage_backend"] = store = _open_storage(options.pop("storage"))
+    options["storage_backend"] = store = open_storage(options.pop("storage"))
     with backend, store:
         try:
             results = [_evaluate(each, asked, backend, options) for each in benchmarks]
@@ -186,7 +128,7 @@ def _evaluate(benchmark: Benchmark, model: Model, backend: ExecutionBackend, opt
     from themis.progress import Progress
 
     options = {**options, "metrics": list(options["metrics"]) or None}
-    with Progress(benchmark.name, _console(err=True)) as progress:
+    with Progress(benchmark.name, console(err=True)) as progress:
         return evaluate(benchmark, model, execution_backend=backend, on_result=progress, **options)
 
 
@@ -194,13 +136,6 @@ def _close(model: Model) -> None:
     from themis.backends._slots import run_coroutine
 
     run_coroutine(model.close())
-
-
-def _open_storage(url: str | None) -> StorageBackend:
-    from themis.backends import FsspecStorageBackend
-    from themis.evaluate import DEFAULT_STORAGE
-
-    return FsspecStorageBackend(url or DEFAULT_STORAGE)
 
 
 def _open_backend(name: str, address: str | None) -> ExecutionBackend:
@@ -216,10 +151,10 @@ def _open_backend(name: str, address: str | None) -> ExecutionBackend:
 def _print_results(results: Sequence[Result]) -> None:
     from themis.report import report_table
 
-    console = _console()
-    console.print(report_table([result.report for result in results]))
+    terminal = console()
+    terminal.print(report_table([result.report for result in results]))
     for result in results:
-        console.print(escape(result.summary()), soft_wrap=True)
+        terminal.print(escape(result.summary()), soft_wrap=True)
 
 
 def _check_writable(path: Path) -> None:
@@ -234,93 +169,3 @@ def _write_json(path: Path, reports: Sequence[Report]) -> None:
 
     content = [to_json(report) for report in reports]
     path.write_text(json.dumps(content[0] if len(content) == 1 else content, indent=2) + "\n", encoding="utf-8")
-
-
-@themis.group("list")
-def list_group() -> None:
-    """List benchmarks, models, metrics or runs."""
-
-
-@list_group.command("benchmarks")
-def list_benchmarks() -> None:
-    """The benchmarks that `themis eval` knows by name."""
-    from themis.benchmarks import benchmark_names, load_benchmark
-
-    known = [load_benchmark(name) for name in benchmark_names()]
-    rows = [(b.name, b.version, b.description, b.licence, ", ".join(m.name for m in b.metrics)) for b in known]
-    _print_table(("name", "version", "what it is", "licence of the data", "metrics"), rows)
-
-
-@list_group.command("models")
-def list_models() -> None:
-    """What a model's name may begin with, where it is served, and whether its key is set."""
-    from themis.models import MODELS, Provider
-
-    rows = []
-    for name in MODELS.names():
-        entry = MODELS.get(name)
-        if isinstance(entry, Provider):
-            key = entry.key_env or ""
-            rows.append((f"{name}/NAME", entry.base_url, key, "set" if key and os.environ.get(key) else ""))
-        else:
-            rows.append((name, "in process", "", ""))
-    _print_table(("model", "address", "key variable", ""), rows)
-
-
-@list_group.command("metrics")
-def list_metrics() -> None:
-    """The metrics that --metric knows for any benchmark."""
-    from themis.scoring import load_metric, metric_names
-
-    known = [load_metric(name) for name in metric_names()]
-    rows = [(m.name, (type(m).__doc__ or "").splitlines()[0], json.dumps(m.config()), m.version) for m in known]
-    _print_table(("name", "what it gives", "settings", "version"), rows)
-
-
-@list_group.command("runs")
-@_STORAGE
-def list_runs(storage: str | None) -> None:
-    """The runs of a storage, with what their reports say."""
-    with _open_storage(storage) as store:
-        _print_table(("run", "benchmark", "model", "status", "scores"), [_run_row(store, r) for r in store.list_runs()])
-
-
-def _run_row(store: StorageBackend, run_id: str) -> tuple[str, ...]:
-    try:
-        report = store.load_report(run_id)
-    except ReportNotFoundError:
-        return run_id, "", "", "no report yet", ""
-    except StorageError as error:  # one damaged report must not hide the other runs
-        return run_id, "", "", str(error), ""
-    scores = [f"{name} {'-' if mean is None else f'{mean:.4f}'}" for name, mean in _means(report)]
-    return run_id, report.benchmark, report.model, report.status, ", ".join(scores)
-
-
-def _means(report: Report) -> Iterable[tuple[str, float | None]]:
-    return ((name, result.mean) for name, result in report.metrics.items())
-
-
-@themis.command("show")
-@click.argument("run_id", metavar="RUN")
-@_STORAGE
-def show(run_id: str, storage: str | None) -> int:
-    """The report of RUN: scores, what was asked, what it cost, where it was made."""
-    from themis.report import report_table
-
-    with _open_storage(storage) as store:
-        report = store.load_report(run_id)
-    console = _console()
-    console.print(report_table(report))
-    facts = {"selection": report.selection, "usage": report.usage, "errors": report.errors, "config": report.config}
-    for name, value in {**facts, "provenance": report.provenance}.items():
-        console.print(escape(f"{name}: {json.dumps(value)}"), soft_wrap=True)
-    return OK if report.status == "complete" else PARTIAL
-
-
-def _print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    _console().print(table)

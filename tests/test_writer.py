@@ -1,0 +1,380 @@
+"""Writing: one by one and together, at once or later, against a store that fails for a while or for ever."""
+
+from __future__ import annotations
+
+import errno
+import json
+import pickle
+import threading
+import time
+from dataclasses import replace
+from uuid import uuid4
+
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from themis import arrow
+from themis.backends import FsspecStorageBackend
+from themis.backends._rows import encode_row, rows_to_table
+from themis.errors import StorageError, UsageError
+from themis.records import EvaluationRecord, GenerationRecord
+from themis.testing._records import full_evaluation, full_generation, samples
+
+FULL = {"samples": samples(), "generations": [full_generation()], "evaluations": [full_evaluation()]}
+
+
+def generation(number, **fields):
+    """A small generation."""
+    return GenerationRecord(**{"id": f"{number:032x}", "prompt": "p", "response": f"r{number}", **fields})
+
+
+def responses(storage):
+    """The responses that a new reader finds, sorted."""
+    reader = FsspecStorageBackend(storage._place.url)
+    return sorted(record.response for record in reader.load_generation_records("run"))
+
+
+class Flaky(MemoryFileSystem):
+    """A store whose writes of parts fail as `trouble` says: before or after they were applied."""
+
+    protocol = "flaky"
+    store: dict = {}  # noqa: RUF012 - as in the parent
+    pseudo_dirs: list = [""]  # noqa: RUF012
+    trouble = None
+    attempts = 0
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.replace("flaky://", "memory://"))
+
+    def pipe_file(self, path, value, mode="overwrite", **kwargs):
+        is_part = "/generations/" in path or "/evaluations/" in path
+        if is_part:
+            Flaky.attempts += 1
+        if is_part and Flaky.trouble:
+            Flaky.trouble(lambda: MemoryFileSystem.pipe_file(self, path, value, mode, **kwargs))
+        else:
+            super().pipe_file(path, value, mode, **kwargs)
+
+
+fsspec.register_implementation("flaky", Flaky, clobber=True)
+
+
+@pytest.fixture
+def flaky():
+    """A URL on the flaky store, which does well until it is told otherwise."""
+    Flaky.trouble, Flaky.attempts = None, 0
+    yield f"flaky://{uuid4().hex}"
+    Flaky.trouble = None
+
+
+def for_a_while(seconds, error, *, applied=False):
+    """Trouble that ends: until then each write raises, having been applied or not."""
+    until = time.monotonic() + seconds
+
+    def trouble(write):
+        if applied or time.monotonic() > until:
+            write()
+        if time.monotonic() <= until:
+            raise error
+
+    return trouble
+
+
+# -- rows of single records
+
+
+@pytest.mark.parametrize("kind", FULL)
+def test_a_row_is_what_a_table_of_one_would_be(kind):
+    """Every record of the suite gives the same row alone as in a table."""
+    for number, record in enumerate(FULL[kind]):
+        row, line = encode_row(kind, record)
+        assert json.loads(line) == row
+        table = arrow.to_table(kind, [record], run_id="r", launch="l", first_seq=number, saved_at=1.5)
+        assert rows_to_table(kind, [[*row, number, 1_500_000]], "r", "l") == table
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response": 5},
+        {"latency": float("nan")},
+        {"latency": 3},
+        {"latency": np.float64(0.5)},
+        {"input_tokens": 2**63},
+        {"attempts": True},
+        {"response": "a\ud800"},
+        {"metadata": {"x": float("inf")}},
+        {"started_at": float("inf")},
+        {"started_at": 1e300},
+    ],
+)
+def test_what_a_row_does_not_take_is_left_to_the_table(fields):
+    """A value that is not stored as it stands goes the other way, which stores it or names it."""
+    assert encode_row("generations", replace(full_generation(), **fields)) is None
+
+
+@pytest.mark.parametrize("response", ["a\ud800b", "\0", "x" * 10_000_000, ""])
+def test_odd_records_are_saved_alone_too(tmp_path, response):
+    """A lone surrogate, a null byte and 10 MB of text come back, from the journal and from the part."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    nested = {"a": {}}
+    for _ in range(50):
+        nested = {"a": [nested]}
+    storage.save_generation_record("run", generation(1, response=response, metadata=nested))
+    expected = response.replace("\ud800", "\\ud800")
+    for _ in range(2):
+        (record,) = FsspecStorageBackend(tmp_path).load_generation_records("run")
+        assert (record.response, record.metadata) == (expected, nested)
+        storage.close()
+
+
+def test_a_record_nested_too_deeply_is_refused(tmp_path):
+    """Metadata deeper than JSON can be written is a UsageError with the field's name, and nothing is saved."""
+    nested = {}
+    for _ in range(100_000):
+        nested = {"a": nested}
+    with FsspecStorageBackend(tmp_path) as storage:
+        with pytest.raises(UsageError, match="metadata"):
+            storage.save_generation_record("run", generation(1, metadata=nested))
+        assert storage.load_generation_records("run") == []
+    while nested:  # freed from outside, or the interpreter frees it by a recursion of its own
+        nested = nested["a"]
+
+
+def test_threads_that_save_one_by_one_share_writes(tmp_path):
+    """Eight threads save 400 records each, one by one: all are accepted, each seq once, in their order."""
+    with FsspecStorageBackend(tmp_path, flush_rows=500) as storage:
+
+        def save(thread):
+            for number in range(400):
+                storage.save_generation_record("run", generation(thread * 1000 + number))
+
+        threads = [threading.Thread(target=save, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    rows = storage.scan("run", "generations", ["id", "seq"]).to_pylist()
+
+    assert sorted(row["seq"] for row in rows) == list(range(3200))
+    by_number = {int(row["id"], 16): row["seq"] for row in rows}
+    for thread in range(8):
+        seqs = [by_number[thread * 1000 + number] for number in range(400)]
+        assert seqs == sorted(seqs)
+
+
+def test_a_refused_record_refuses_no_other(tmp_path, monkeypatch):
+    """A journal that cannot be written raises on the thread of each record that it was for, and accepts none."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    storage.save_generation_record("run", generation(1))
+    writer = storage._writers.peek("run")
+    refused = []
+
+    def save(number):
+        try:
+            storage.save_generation_record("run", generation(number))
+        except StorageError as error:
+            refused.append(str(error))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with writer._lock:  # so that all of them come together
+        threads = [threading.Thread(target=save, args=(number,)) for number in range(2, 6)]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + 10
+        while len(writer._waiting) < 4 and time.monotonic() < until:
+            time.sleep(0.01)
+        monkeypatch.setattr("themis.backends._journal.os.write", full)
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
+
+    assert len(refused) == 4
+    assert all("No space left" in message and "nothing was saved" in message for message in refused)
+    storage.save_generation_record("run", generation(9))
+    storage.close()
+    assert responses(storage) == ["r1", "r9"]
+
+
+# -- when rows become parts
+
+
+def test_every_save_can_be_durable(flaky):
+    """With flush_seconds=0 a record is in a part when its save returns, also from several threads at once."""
+    storage = FsspecStorageBackend(flaky, flush_seconds=0)
+    storage.save_generation_record("run", generation(0))
+    assert responses(storage) == ["r0"]
+    threads = [
+        threading.Thread(target=storage.save_generation_record, args=("run", generation(n))) for n in range(1, 9)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert responses(storage) == sorted(f"r{n}" for n in range(9))
+    storage.close()
+
+
+def test_who_saves_faster_than_the_store_takes_it_waits(flaky):
+    """Records in memory are bounded: with a slow store a fast saver waits for it, and nothing is lost."""
+    Flaky.trouble = lambda write: (time.sleep(0.05), write())
+    storage = FsspecStorageBackend(flaky, flush_bytes=20_000)
+    highest = 0
+    for number in range(500):
+        storage.save_generation_record("run", generation(number, response=f"r{number:01000d}"))
+        writer = storage._writers.peek("run")
+        highest = max(highest, sum(part.nbytes for part in [*writer._sealed, *writer._open.values()]))
+    storage.close()
+
+    assert highest < 5 * 20_000
+    assert len(responses(storage)) == 500
+
+
+def test_large_records_make_parts_by_their_bytes(tmp_path):
+    """Ten records of 10 MB are several parts, none much larger than flush_bytes, and come back whole."""
+    with FsspecStorageBackend(tmp_path, flush_seconds=60) as storage:
+        for number in range(10):
+            storage.save_generation_record("run", generation(number, response=str(number) * 10_000_000))
+
+    sizes = [pq.read_metadata(part).num_rows for part in tmp_path.glob("run/generations/*")]
+    assert sum(sizes) == 10
+    assert max(sizes) <= 7
+    assert {len(text) for text in responses(storage)} == {10_000_000}
+
+
+# -- a store that fails
+
+
+BUSY = OSError(errno.EBUSY, "503 Slow Down")
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["before", "after"])
+def test_trouble_that_passes_is_waited_for(flaky, applied):
+    """A store that fails for half a second, before or after the write was applied, has all records in the end, once."""
+    storage = FsspecStorageBackend(flaky, flush_seconds=0.05)
+    storage.save_generation_record("run", generation(0))
+    storage.flush()
+    Flaky.trouble = for_a_while(0.5, BUSY, applied=applied)
+    for number in range(1, 20):
+        storage.save_generation_record("run", generation(number))
+        time.sleep(0.01)
+    storage.close()
+
+    assert responses(storage) == sorted(f"r{n}" for n in range(20))
+    assert storage.verify("run").clean
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["503", "hangs"])
+def test_trouble_for_ever_has_one_deadline(flaky, monkeypatch, hangs):
+    """flush() gives up on a dead store after its deadline, whatever waits to be written; all of it is kept."""
+    monkeypatch.setattr("themis.backends._place.FIRST_ANSWER", 0.3)
+    storage = FsspecStorageBackend(flaky, flush_seconds=60, flush_rows=5, retry_seconds=0.6)
+    storage.save_generation_record("run", generation(0))
+    storage.flush()
+    release = threading.Event()
+
+    def dead(_):
+        release.wait(30 if hangs else 0)
+        raise BUSY
+
+    Flaky.trouble = dead
+    for number in range(1, 40):
+        storage.save_generation_record("run", generation(number))
+        storage.save_evaluation_record("run", EvaluationRecord(f"e{number}", "g", "m", score=1.0))
+    for end in (storage.flush, storage.close):
+        began = time.monotonic()
+        with pytest.raises(StorageError, match=r"\d+ records of run 'run' are kept for the next flush"):
+            end()
+        assert time.monotonic() - began < 3
+    assert len(storage._writers.peek("run")._sealed) <= 2
+    assert len(storage.load_generation_records("run")) == 40
+
+    Flaky.trouble = None
+    release.set()
+    storage.close()
+    assert responses(storage) == sorted(f"r{n}" for n in range(40))
+    assert storage.verify("run").clean
+
+
+@pytest.mark.parametrize("error", [PermissionError("Access Denied"), FileNotFoundError("NoSuchBucket")])
+def test_what_does_not_pass_is_said_at_once(flaky, error):
+    """Lost permission and a bucket that vanished are raised without waiting, and nothing accepted is lost."""
+    storage = FsspecStorageBackend(flaky, flush_seconds=60)
+    storage.save_generation_record("run", generation(0))
+    storage.flush()
+    Flaky.trouble = for_a_while(3600, error)
+    storage.save_generation_record("run", generation(1))
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"1 records of run 'run' are kept"):
+        storage.flush()
+
+    assert time.monotonic() - began < 2
+    Flaky.trouble = None
+    storage.close()
+    assert responses(storage) == ["r0", "r1"]
+
+
+def test_a_dead_store_stops_who_saves_on(flaky):
+    """Once memory holds what it should, another save is refused with the store's error, and is not accepted."""
+    storage = FsspecStorageBackend(flaky, flush_seconds=60, flush_bytes=1000, retry_seconds=0)
+    storage.save_generation_record("run", generation(0))
+    storage.flush()
+    Flaky.trouble = for_a_while(3600, BUSY)
+    accepted = 1
+
+    def save_on():
+        nonlocal accepted
+        while accepted < 1000:
+            storage.save_generation_record("run", generation(accepted))
+            accepted += 1
+
+    with pytest.raises(StorageError, match="503 Slow Down"):
+        save_on()
+    assert accepted < 100
+    Flaky.trouble = None
+    storage.close()
+    assert len(responses(storage)) == accepted
+
+
+def test_a_store_that_fails_reads_for_a_while(flaky, monkeypatch):
+    """A read that fails is made again until the store answers."""
+    storage = FsspecStorageBackend(flaky)
+    storage.save_generation_record("run", generation(1))
+    storage.close()
+    real, failures = Flaky.cat_file, [BUSY, ConnectionError("reset"), TimeoutError("late")]
+
+    def cat_file(self, path, **options):
+        if failures:
+            raise failures.pop()
+        return real(self, path, **options)
+
+    monkeypatch.setattr(Flaky, "cat_file", cat_file)
+    assert responses(storage) == ["r1"]
+    assert failures == []
+
+
+# -- secrets
+
+
+def test_no_secret_in_what_is_stored_or_said(s3_environment, caplog):
+    """Credentials of the environment are in no file of a run, no log, no repr, no error and no pickle."""
+    caplog.set_level("DEBUG", "themis")
+    storage = FsspecStorageBackend(s3_environment.new_url())
+    storage.save_launch("run", {"host": "a"})
+    storage.save_generation_record("run", generation(1))
+    storage.close()
+    place = storage._place
+    stored = b"".join(place.read(path) for path in place.tree("run"))
+
+    for secret in (s3_environment.secret, s3_environment.key):
+        assert secret.encode() not in stored
+        assert secret not in caplog.text
+        assert secret not in repr(storage) + repr(vars(place)["url"])
+        assert secret.encode() not in pickle.dumps(storage)

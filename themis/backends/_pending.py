@@ -1,0 +1,62 @@
+"""Accepted rows that will be one part, and the journals that guard them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from themis.backends._rows import rows_to_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+    from themis.backends._journal import Journal
+    from themis.backends._rows import Row
+    from themis.records import RecordKind
+
+
+@dataclass(eq=False)
+class Pending:
+    """Rows that will be one part. `number` is unique among the parts of a writer."""
+
+    kind: RecordKind
+    number: int
+    since: float = field(default_factory=time.monotonic)
+    n_rows: int = 0
+    nbytes: int = 0
+    _tables: list[pa.Table] = field(default_factory=list)
+    _rows: list[Row] = field(default_factory=list)
+    _journals: dict[str, Journal] = field(default_factory=dict)
+
+    def add_table(self, table: pa.Table) -> None:
+        """Hold a table."""
+        self._tables.append(table)
+        self.n_rows += table.num_rows
+        self.nbytes += table.get_total_buffer_size()  # `nbytes` takes thirty times as long
+
+    def add_rows(self, rows: list[Row], nbytes: int) -> None:
+        """Hold single rows, which seq and saved_at were added to."""
+        self._rows += rows
+        self.n_rows += len(rows)
+        self.nbytes += nbytes
+
+    def tables(self, run_id: str, launch: str) -> list[pa.Table]:
+        """All rows."""
+        if self._rows:
+            self._tables.append(rows_to_table(self.kind, self._rows, run_id, launch))
+            self._rows = []
+        return list(self._tables)
+
+    def journal(self, suffix: str, entry: bytes, new: Callable[[Pending, str], Journal]) -> None:
+        """Add an entry to the journal of this suffix, made when there is none."""
+        if suffix not in self._journals:
+            self._journals[suffix] = new(self, suffix)
+        self._journals[suffix].append(entry)
+
+    def end_journals(self, end: Callable[[Journal], Any]) -> None:
+        """Do something with each journal, once."""
+        while self._journals:
+            end(self._journals.popitem()[1])
