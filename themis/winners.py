@@ -69,7 +69,7 @@ class IdSet:
 
 
 class Winners:
-    """Finds the winning rows of a run table by table, without holding more than 40 bytes of each row.
+    """Finds the winning rows of a run table by table, without holding more than 100 bytes of each row.
 
     `add` every table with its DECIDING columns, `decide`, then `take` the winning rows out of every table.
 
