@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from themis.arrow import texts
 from themis.errors import RunMismatchError
 from themis.ids import canonical_json
 from themis.plan import Plan, is_unknown, sample_hash
@@ -92,7 +93,10 @@ def _calls_without_answer(storage: StorageBackend, run_id: str) -> dict[str, int
     """How many calls have ended in an error of the infrastructure, by the id of what they asked."""
     import pyarrow.compute as pc
 
-    failed = storage.scan(run_id, "generations", ["id", "error_kind", "metadata"], pc.field("error_kind") == RETRIED)
-    metadata = (json.loads(text or "{}") for text in failed["metadata"].to_pylist())
-    counts = ((name, found.get(CALLS, 0)) for name, found in zip(failed["id"].to_pylist(), metadata, strict=True))
-    return {name: calls for name, calls in counts if calls}
+    counts: dict[str, int] = {}
+    for table in storage.scan_batches(run_id, "generations", ["id", "error_kind", "metadata"]):
+        failed = table.filter(pc.is_in(table["error_kind"], value_set=texts([RETRIED])))
+        for name, metadata in zip(failed["id"].to_pylist(), failed["metadata"].to_pylist(), strict=True):
+            if calls := json.loads(metadata or "{}").get(CALLS, 0):
+                counts[name] = calls
+    return counts
