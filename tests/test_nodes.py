@@ -153,7 +153,9 @@ def test_a_node_that_others_have_filled_holds_up_no_map(cluster, diary, func):
 
     class Other:
         def there(self):
-            return here()
+            import ray  # in the method, because the class travels to workers without this module
+
+            return ray.get_runtime_context().get_node_id()
 
     strategy = NodeAffinitySchedulingStrategy(full.node_id, soft=False)
     other = ray.remote(Other).options(num_cpus=2, scheduling_strategy=strategy).remote()
