@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from themis import arrow
-from themis.backends._journal import journals_of, left_behind, read_journal
+from themis.backends._journal import journals_of, read_journal
 from themis.backends._parts import PartName, check_whole, read_json, read_part, read_replaced
 from themis.backends._runs import KINDS
 from themis.backends._salvage import lost_ids, readable_groups
-from themis.backends._upkeep import Upkeep
+from themis.backends._upkeep import Upkeep, orphaned
 from themis.backends._writer import encode_json
 from themis.backends.runs import Problem, Verification
 from themis.errors import StorageError
@@ -222,7 +222,7 @@ class _Check:
         for kind in KINDS:
             for name in journals_of(kind, self._place.names(folder)):
                 path = f"{folder}/{name}"
-                with left_behind(self._place.local_path(path)) as gone:
+                with orphaned(self._place.local_path(path)) as gone:
                     if not gone:
                         continue
                     with self._place.open_local(path) as source:

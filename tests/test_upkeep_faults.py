@@ -1,0 +1,108 @@
+"""Upkeep beside faults: flipped bits, others that do the same at the same time, stores that answer once wrongly."""
+
+from __future__ import annotations
+
+import fcntl
+
+import pytest
+from test_upkeep import fill, killed_run, parts, responses  # noqa: F401 - a fixture among them
+
+from themis.backends import FsspecStorageBackend
+from themis.backends._place import Place
+from themis.errors import StorageError
+
+
+def flip(path, place=-40):
+    """Flip a bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def flip_a_row(path):
+    """Flip a bit of a file where readers of its description do not look."""
+    flip(path, 100)
+
+
+# -- compaction
+
+
+def test_originals_outlive_a_damaged_merged_part(tmp_path):
+    """What a damaged merged part replaced is not removed by a compaction, and a repair brings all records back."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        fill(storage)
+        storage.compact("run", keep_replaced=True)
+    flip_a_row(next(tmp_path.glob("run/generations/merged-*")))
+
+    with pytest.raises(StorageError, match="checksum"):
+        storage.compact("run")
+    assert len(parts(tmp_path)) == 11
+    storage.verify("run", repair=True)
+    assert len(responses(storage)) == 20
+    storage.compact("run")
+    assert len(responses(storage)) == 20
+    assert storage.verify("run").clean
+
+
+@pytest.mark.parametrize("garble", [lambda data: data[:-1], lambda data: bytes([data[0] ^ 1]) + data[1:]])
+def test_originals_outlive_a_write_that_went_wrong(tmp_path, monkeypatch, garble):
+    """A merged part that the store does not keep as it was written replaces nothing: the originals stay."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        fill(storage)
+    real = Place.write
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "write", lambda self, path, data: real(self, path, garble(data)))
+        with pytest.raises(StorageError, match="merged"):
+            storage.compact("run")
+
+    assert len(parts(tmp_path)) == 11
+    storage.verify("run", repair=True)
+    assert len(responses(storage)) == 20
+
+
+def test_a_part_that_vanishes_while_compaction_lists(tmp_path, monkeypatch):
+    """A merged part that another compaction removes between listing and reading makes a compaction list again."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        fill(storage)
+        storage.compact("run")
+        fill(storage, range(20, 40))
+    real, done = Place.open_local, []
+
+    def vanishing(self, path):
+        if "/merged-" in path and not done:
+            done.append(path)
+            FsspecStorageBackend(tmp_path).compact("run")
+        return real(self, path)
+
+    monkeypatch.setattr(Place, "open_local", vanishing)
+    FsspecStorageBackend(tmp_path).compact("run")
+    assert done
+    assert len(responses(storage)) == 40
+
+
+# -- journals
+
+
+@pytest.mark.parametrize("act", ["save", "compact", "verify", "repair"])
+def test_two_salvage_the_same_journal(killed_run, monkeypatch, act):  # noqa: F811 - the fixture
+    """Who locks a journal that somebody else has salvaged since it was opened passes it over."""
+    folder = killed_run[0]
+    real, done = fcntl.flock, []
+
+    def second(descriptor, flags):
+        if not done:
+            done.append(descriptor)
+            FsspecStorageBackend(folder).compact("run")
+        return real(descriptor, flags)
+
+    storage = FsspecStorageBackend(folder)
+    monkeypatch.setattr(fcntl, "flock", second)
+    if act == "save":
+        storage.save_generation_records("run", [])
+    elif act == "compact":
+        storage.compact("run")
+    else:
+        assert storage.verify("run", repair=act == "repair").clean
+    assert done
+    assert len(responses(storage)) == 101
+    storage.close()
