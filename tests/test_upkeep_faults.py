@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 
 import pytest
-from test_upkeep import fill, killed_run, parts, responses  # noqa: F401 - a fixture among them
+from test_upkeep import fill, generation, killed_run, parts, responses  # noqa: F401 - a fixture among them
 
-from themis.backends import FsspecStorageBackend
+from themis.backends import FsspecStorageBackend, _runs
 from themis.backends._place import Place
+from themis.cli import run
 from themis.errors import StorageError
+from themis.records import EvaluationRecord
 
 
 def flip(path, place=-40):
@@ -106,3 +108,37 @@ def test_two_salvage_the_same_journal(killed_run, monkeypatch, act):  # noqa: F8
     assert done
     assert len(responses(storage)) == 101
     storage.close()
+
+
+# -- runs at a glance
+
+
+def test_a_truncated_part_hides_no_run(tmp_path):
+    """An interrupted run with a truncated part is listed with its writer's counts and can be deleted."""
+    for run_id in ("bad", "good"):
+        with FsspecStorageBackend(tmp_path) as storage:
+            storage.save_launch(run_id, {"started_at": 1.0})
+            fill(storage, range(4), run_id)
+            storage.save_evaluation_record(run_id, EvaluationRecord("e", "g", "m", score=1.0))
+    part = min(tmp_path.glob("bad/generations/*"))
+    part.write_bytes(part.read_bytes()[:-100])
+
+    rows = {"samples": 0, "generations": 4, "evaluations": 1}
+    assert [(info.state, info.records) for info in storage.run_infos()] == [("interrupted", rows)] * 2
+    assert run(["runs", "delete", "bad", "--yes", "--storage", str(tmp_path)]) == 0
+    assert storage.list_runs() == ["good"]
+
+
+def test_a_listing_of_many_interrupted_runs_reads_no_parts(tmp_path, monkeypatch):
+    """Of nine interrupted runs the writers' counts are given, and no part is read; of eight the records are counted."""
+    for number in range(9):
+        with FsspecStorageBackend(tmp_path) as storage:
+            storage.save_launch(f"run{number}", {"started_at": 1.0})
+            for _ in range(2):
+                storage.save_generation_record(f"run{number}", generation(1))
+                storage.flush()
+    counts = [info.records["generations"] for info in storage.run_infos(storage.list_runs()[:8])]
+    assert counts == [1] * 8
+
+    monkeypatch.setattr(_runs, "Reader", None)
+    assert [(info.state, info.records["generations"]) for info in storage.run_infos()] == [("interrupted", 2)] * 9

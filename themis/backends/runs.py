@@ -20,7 +20,8 @@ class RunInfo:
         model: Who answers; "" where that is not known.
         records: Rows of each kind, as the writers counted them: a record saved twice counts twice, and while the run
             is going the counts may be 15 seconds old. Of an interrupted run records are counted, as
-            `len(storage.ids(run_id, kind))` does.
+            `len(storage.ids(run_id, kind))` does, unless a part is damaged or more than eight such runs are listed
+            together: then a killed writer's last word stands, which may be 15 seconds older than its end.
         n_bytes: Of all its files; 0 where the storage cannot tell.
         n_files: So many.
         n_launches: Processes that wrote to it.
