@@ -142,3 +142,62 @@ def test_a_listing_of_many_interrupted_runs_reads_no_parts(tmp_path, monkeypatch
 
     monkeypatch.setattr(_runs, "Reader", None)
     assert [(info.state, info.records["generations"]) for info in storage.run_infos()] == [("interrupted", 2)] * 9
+
+
+# -- verification
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("what", ["merged-", "0"])
+@pytest.mark.parametrize("repair", [False, True])
+def test_a_verification_beside_a_compaction(tmp_path, monkeypatch, moment, what, repair):
+    """Parts that are merged while a verification reads are not missing, and a repair takes no note of them."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        fill(storage)
+        storage.compact("run")
+        fill(storage, range(20, 40))
+    real, done = Place.read, []
+
+    def compact(path, when):
+        if when == moment and f"/generations/{what}" in path and not done:
+            done.append(path)
+            FsspecStorageBackend(tmp_path).compact("run")
+
+    def beside(self, path, size=0):
+        compact(path, "before")
+        data = real(self, path, size)
+        compact(path, "after")
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "read", beside)
+        found = storage.verify("run", repair=repair)
+    assert done
+    assert found.clean
+    assert found.n_rows["generations"] == 40
+    assert not list(tmp_path.glob("run/damaged/*"))
+
+
+def test_a_repair_that_starts_anew_says_what_it_repaired(tmp_path, monkeypatch):
+    """A damaged part that was set aside before another vanished is named once, and nothing else is missing."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        fill(storage)
+    damaged = max(tmp_path.glob("run/generations/*"))
+    flip_a_row(damaged)
+    real, done = Place.read, []
+
+    def beside(self, path, size=0):
+        if "/generations/" in path and damaged.name not in path and not done:
+            done.append(path)
+            FsspecStorageBackend(tmp_path).compact("run")
+        return real(self, path, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "read", beside)
+        found = storage.verify("run", repair=True)
+    assert done
+    assert [(problem.what, problem.path) for problem in found.problems] == [
+        ("damaged", f"run/generations/{damaged.name}")
+    ]
+    assert len(responses(storage)) == found.n_rows["generations"] == 18
+    assert storage.verify("run").clean

@@ -29,6 +29,9 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _TEMPORARY_SECONDS = 600.0
 """A temporary file of this age belongs to nobody any more."""
 
+_LISTINGS = 10
+"""How often the parts of a kind are listed anew because one of them vanished before it was read."""
+
 _JSON = re.compile(r"run\.json|report\.json|launches/[^/.][^/]*\.json")
 _OURS = re.compile(r"journal/[^/]+\.(samples|generations|evaluations)\.\w+|damaged/.+")
 
@@ -102,43 +105,59 @@ class _Check:
     def _below(self, path: str) -> str:
         return path.partition("/")[2]
 
-    def _parts_of(self, kind: RecordKind) -> Iterator[Problem]:
+    def _parts_of(self, kind: RecordKind) -> list[Problem]:
+        """What is wrong with the parts of a kind, all read from one listing of which nothing vanished meanwhile."""
+        repaired: list[Problem] = []
+        for _ in range(_LISTINGS):
+            try:
+                found = self._listed_parts(kind, repaired)
+            except FileNotFoundError:  # they were merged: what they are in now is in the next listing
+                continue
+            self.n_parts += len(repaired)
+            return sorted([*found, *repaired], key=lambda problem: problem.path, reverse=True)
+        raise StorageError(f"run {self._run_id!r} in {self._place.url} changes faster than it can be verified")
+
+    def _listed_parts(self, kind: RecordKind, repaired: list[Problem]) -> list[Problem]:
+        """What is wrong and stays so; what was repaired is added to the list. FileNotFoundError: a part vanished."""
         folder = f"{self._run_id}/{kind}"
-        damaged: list[Problem] = []
+        left: list[Problem] = []
         contents: dict[str, int] = {}
         replaced: set[str] = set()
-        names = {name: size for name, size in self._place.files(folder).items() if PartName.parse(name)}
+        for counted in [key for key in self._rows_of if key[0] == kind]:
+            del self._rows_of[counted]
+        self._unknown.discard(kind)
+        self.n_rows[kind] = 0
+        names = {name: size for name, size in self._upkeep.reader(kind).listed(folder).items() if PartName.parse(name)}
         for name in sorted(names, reverse=True):  # merged parts first: they say which others count
             if name in replaced:
                 continue
-            path = f"{folder}/{name}"
-            outcome = self._part(kind, path, names[name])
+            outcome = self._part(kind, f"{folder}/{name}", names[name])
             if isinstance(outcome, Problem):
-                damaged.append(outcome)
-            elif outcome is not None:
+                (repaired if outcome.repaired else left).append(outcome)
+            else:
                 contents[name], older = outcome
                 replaced |= older.keys()
                 self._count(kind, {name: contents[name], **older})
         self._replaced[kind] = [f"{folder}/{name}" for name in sorted(replaced & set(names))]
-        self.n_parts += len(contents) + len(damaged)
+        self.n_parts += len(contents) + len(left)
         self.n_rows[kind] += sum(contents.values())
-        yield from damaged
+        return left
 
-    def _part(self, kind: RecordKind, path: str, size: int) -> tuple[int, dict[str, int]] | Problem | None:
-        """A part's rows and what it replaces; or what is wrong with it; None when it was removed meanwhile."""
-        import pyarrow as pa
-
+    def _part(self, kind: RecordKind, path: str, size: int) -> tuple[int, dict[str, int]] | Problem:
+        """A part's rows and what it replaces; or what is wrong with it. FileNotFoundError: it was removed meanwhile."""
+        data = self._place.read(path, size)
         try:
-            data = self._place.read(path, size)
-        except FileNotFoundError:
-            return None
-        try:
-            check_whole(path, data)
-            tables = read_part(kind, path, pa.BufferReader(data), None)
-            rows = sum(table.num_rows for table in tables)
-            return rows, self._upkeep.reader(kind).replaces(path, size) if "/merged-" in path else {}
+            return self._content(kind, path, data)
         except StorageError as error:
             return self._damaged(kind, path, data, error)
+
+    def _content(self, kind: RecordKind, path: str, data: bytes) -> tuple[int, dict[str, int]]:
+        """The rows that a part has, and what it replaces."""
+        import pyarrow as pa
+
+        check_whole(path, data)
+        rows = sum(table.num_rows for table in read_part(kind, path, pa.BufferReader(data), None))
+        return rows, read_replaced(path, pa.BufferReader(data)) if "/merged-" in path else {}
 
     def _damaged(self, kind: RecordKind, path: str, data: bytes, error: StorageError) -> Problem:
         name = PartName.parse(path.rpartition("/")[2])
