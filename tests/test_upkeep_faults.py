@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from test_upkeep import fill, generation, killed_run, parts, responses  # noqa: F401 - a fixture among them
 
 from themis.backends import FsspecStorageBackend, _runs
+from themis.backends._parts import part_name
 from themis.backends._place import Place
 from themis.cli import run
 from themis.errors import StorageError
@@ -201,3 +204,82 @@ def test_a_repair_that_starts_anew_says_what_it_repaired(tmp_path, monkeypatch):
     ]
     assert len(responses(storage)) == found.n_rows["generations"] == 18
     assert storage.verify("run").clean
+
+
+@pytest.mark.parametrize("format_name", ["parquet", "jsonl"])
+def test_what_a_later_version_wrote_is_not_damaged(tmp_path, format_name):
+    """A part of the right checksum whose columns cannot be read is named, and left where it is by a repair."""
+    with FsspecStorageBackend(tmp_path, format=format_name) as storage:
+        fill(storage, range(4))
+    part = max(tmp_path.glob("run/generations/*"))
+    table = pa.table({"id": ["x"], "attempts": ["several"]}).replace_schema_metadata({"themis.kind": "generations"})
+    data = b'{"id": "x", "attempts": "several"}\n'
+    if format_name == "parquet":
+        pq.write_table(table, part)
+        data = part.read_bytes()
+    part.unlink()
+    later = part.with_name(part_name(part.name.rpartition("-")[0][:15], 1, data, format_name))
+    later.write_bytes(data)
+
+    for repair in (True, False):
+        (problem,) = storage.verify("run", repair=repair).problems
+        assert (problem.path, problem.what) == (f"run/generations/{later.name}", "unreadable")
+        assert "attempts" in problem.message or "several" in problem.message
+        assert problem.repaired is None
+    assert later.read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ["generations/0", "launches/0", "run.json"])
+@pytest.mark.parametrize("repair", [False, True])
+def test_one_wrong_answer_of_the_store_is_no_damage(tmp_path, monkeypatch, name, repair):
+    """A file that one reading cuts off and the next gives whole is neither named nor set aside."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        fill(storage, range(4))
+    real, done = Place.read, []
+
+    def cut_off(self, path, size=0):
+        data = real(self, path, size)
+        if f"run/{name}" in path and path not in done:
+            done.append(path)
+            return data[: len(data) // 2]
+        return data
+
+    monkeypatch.setattr(Place, "read", cut_off)
+    assert storage.verify("run", repair=repair).clean
+    assert done
+    assert len(responses(storage)) == 4
+
+
+def test_what_no_two_readings_agree_on_is_not_set_aside(tmp_path, monkeypatch):
+    """A part that every reading garbles in another way is named, and a repair leaves it."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        fill(storage, range(4))
+    part = max(tmp_path.glob("run/generations/*"))
+    real, calls = Place.read, []
+
+    def garbled(self, path, size=0):
+        calls.append(path)
+        return real(self, path, size)[: -len(calls)] if part.name in path else real(self, path, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "read", garbled)
+        (problem,) = storage.verify("run", repair=True).problems
+    assert (problem.what, problem.repaired) == ("damaged", None)
+    assert storage.verify("run").clean
+
+
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
+    """An allocation that fails while a part is read is raised, and a repair sets nothing aside for it."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        fill(storage, range(4))
+
+    def fail(*_arguments, **_options):
+        raise pa.lib.ArrowMemoryError("malloc of size 64 failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "read_row_group", fail)
+        for call in (lambda: storage.verify("run", repair=True), lambda: storage.load_generation_records("run")):
+            with pytest.raises(MemoryError):
+                call()
+    assert storage.verify("run").clean
+    assert len(responses(storage)) == 4

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from themis import arrow
 from themis.backends._journal import journals_of, read_journal
-from themis.backends._parts import PartName, check_whole, read_json, read_part, read_replaced
+from themis.backends._parts import PartName, check_whole, checksum, read_json, read_part, read_replaced
 from themis.backends._runs import KINDS
 from themis.backends._salvage import lost_ids, readable_groups
 from themis.backends._upkeep import Upkeep, orphaned
@@ -62,11 +62,14 @@ class _Check:
     def json_files(self) -> Iterator[Problem]:
         """What describes the run and its launches. First: what a launch said before the parts are listed is there."""
         paths = [path for path in self._place.tree(self._run_id) if _JSON.fullmatch(self._below(path))]
-        for path, data in self._place.read_many(paths).items():
+        first = self._place.read_many(paths)
+        doubtful = [path for path, data in first.items() if not _is_json(path, data)]
+        again = self._place.read_many(doubtful)  # the fault may be that one answer's
+        for path, data in {**first, **again}.items():
             try:
                 content = read_json(path, data)
             except StorageError as error:
-                repaired = self._set_aside(path, data) if self._repair else None
+                repaired = self._set_aside(path, data) if self._repair and data == first[path] else None
                 yield Problem(path, "damaged", str(error), repaired=repaired)
             else:
                 if "/launches/" in path:
@@ -148,8 +151,12 @@ class _Check:
         data = self._place.read(path, size)
         try:
             return self._content(kind, path, data)
+        except StorageError:
+            before, data = data, self._place.read(path, size)  # the fault may be that one answer's
+        try:
+            return self._content(kind, path, data)
         except StorageError as error:
-            return self._damaged(kind, path, data, error)
+            return self._damaged(kind, path, data, error, surely=data == before)
 
     def _content(self, kind: RecordKind, path: str, data: bytes) -> tuple[int, dict[str, int]]:
         """The rows that a part has, and what it replaces."""
@@ -159,14 +166,17 @@ class _Check:
         rows = sum(table.num_rows for table in read_part(kind, path, pa.BufferReader(data), None))
         return rows, read_replaced(path, pa.BufferReader(data)) if "/merged-" in path else {}
 
-    def _damaged(self, kind: RecordKind, path: str, data: bytes, error: StorageError) -> Problem:
+    def _damaged(self, kind: RecordKind, path: str, data: bytes, error: StorageError, *, surely: bool) -> Problem:
         name = PartName.parse(path.rpartition("/")[2])
+        older = self._replaced_by(path, data)
+        if name and name.checksum == checksum(data):
+            self._rows_of[kind, name.launch].setdefault(name.number, None)
+            return Problem(path, "unreadable", f"it is as it was written, and cannot be read: {error.__cause__}")
         ids, n_rows = lost_ids(kind, path, data)
         problem = Problem(path, "damaged", str(error), n_rows, ids)
-        older = self._replaced_by(path, data)
         if name and not name.merged:
             self._rows_of[kind, name.launch][name.number] = n_rows
-        if not self._repair:
+        if not (self._repair and surely):
             return problem
         good = list(readable_groups(kind, path, data))
         if good:
@@ -249,6 +259,14 @@ class _Check:
                 yield Problem(path, "orphan", "its writer is dead, and its rows are in no part yet", table.num_rows)
         if self._repair:
             self._upkeep.adopt_journals()
+
+
+def _is_json(path: str, data: bytes) -> bool:
+    try:
+        read_json(path, data)
+    except StorageError:
+        return False
+    return True
 
 
 def _is_part(below: str) -> bool:
