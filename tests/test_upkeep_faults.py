@@ -283,3 +283,20 @@ def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
                 call()
     assert storage.verify("run").clean
     assert len(responses(storage)) == 4
+
+
+def test_a_repaired_launch_keeps_its_place_in_the_order(tmp_path):
+    """After a damaged launch was set aside, the next writer comes after it, and its records win."""
+    for number in range(3):
+        run_id = f"run{number}"
+        with FsspecStorageBackend(tmp_path) as storage:
+            storage.save_generation_record(run_id, generation(1, response="old"))
+        next(tmp_path.glob(f"{run_id}/launches/*")).write_text("{")
+        assert [problem.what for problem in storage.verify(run_id, repair=True).problems] == ["damaged"]
+        assert storage.verify(run_id).clean
+        assert [launch["run_id"] for launch in storage.load_launches(run_id)] == [run_id]
+        with FsspecStorageBackend(tmp_path) as storage:
+            storage.save_generation_record(run_id, generation(1, response="new"))
+
+        assert sorted(path.name[:7] for path in tmp_path.glob(f"{run_id}/launches/*")) == ["000001-", "000002-"]
+        assert responses(storage, run_id) == ["new"]

@@ -18,6 +18,7 @@ from themis.backends._upkeep import Upkeep, orphaned
 from themis.backends._writer import encode_json
 from themis.backends.runs import Problem, Verification
 from themis.errors import StorageError
+from themis.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +71,8 @@ class _Check:
                 content = read_json(path, data)
             except StorageError as error:
                 repaired = self._set_aside(path, data) if self._repair and data == first[path] else None
+                if repaired and "/launches/" in path:
+                    self._keep_place(path)
                 yield Problem(path, "damaged", str(error), repaired=repaired)
             else:
                 if "/launches/" in path:
@@ -208,6 +211,12 @@ class _Check:
         self._place.write(aside, data)
         self._place.remove_files([path])
         return f"moved to {aside}"
+
+    def _keep_place(self, path: str) -> None:
+        """Put a launch that says nothing where a damaged one was: no later writer may take its place in the order."""
+        launch = path.rpartition("/")[2].removesuffix(".json")
+        said = {"launch": launch, "run_id": self._run_id, "schema_version": SCHEMA_VERSION}
+        self._place.write_new(path, encode_json(said))
 
     def _count(self, kind: str, parts: dict[str, int]) -> None:
         for text, n_rows in parts.items():
