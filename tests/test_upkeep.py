@@ -113,7 +113,7 @@ def test_what_is_saved_after_a_compaction_still_wins(tmp_path):
 
 
 STEPS = list(product(["remove_files", "write", "files", "read_many"], [1, 2, 3], [False, True]))
-NORMAL_STEPS = [("write", 1, True), ("remove_files", 2, False)]
+NORMAL_STEPS = [("write", 1, True), ("remove_files", 3, False)]
 
 
 @pytest.mark.parametrize(
