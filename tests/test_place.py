@@ -6,9 +6,12 @@ import socket
 import time
 
 import pytest
+from botocore.exceptions import ClientError
+from s3fs.errors import translate_boto_error
 
 from themis.backends import _causes, _place
 from themis.backends.fsspec import FsspecStorageBackend, LocalFileStorageBackend
+from themis.cli import run
 from themis.errors import StorageError, UsageError
 from themis.records import GenerationRecord
 
@@ -90,11 +93,91 @@ def test_a_store_that_does_not_answer_fails_in_seconds(s3, monkeypatch):
     assert time.monotonic() - began < 5
 
 
-def test_a_password_in_the_url_is_not_shown():
-    """Messages and repr show a URL without the user and password in it."""
-    storage = FsspecStorageBackend("memory://user:hunter2@host/runs")
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("memory://user:hunter2@host/runs", "memory://***@host/runs"),
+        ("memory://hunter2@host/runs", "memory://***@host/runs"),
+        ("memory://user:hun/ter2@host/runs", "memory://***@host/runs"),
+        ("memory://host/runs?sig=hunter2&v=1", "memory://host/runs?***"),
+        ("memory://host:80/runs/a@b", "memory://host:80/runs/a@b"),
+        ("memory://bucket/runs@2", "memory://bucket/runs@2"),
+    ],
+)
+def test_a_secret_in_the_url_is_not_shown(url, seen):
+    """Messages and repr show a URL without user, password and query, and everything else of it."""
+    assert repr(FsspecStorageBackend(url)) == f"FsspecStorageBackend({seen!r})"
 
-    assert "hunter2" not in repr(storage)
+
+def test_an_export_shows_no_secret(tmp_path, capsys):
+    """The command says where records were exported to without the password in the target's URL."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        storage.save_generation_record("run", generation("1"))
+    target = "memory://user:hunter2@host/out.csv"
+    assert run(["runs", "export", "run", target, "--storage", str(tmp_path)]) == 0
+    assert run(["runs", "export", "run", f"{target}?v", "--storage", str(tmp_path)]) == 2
+
+    said = "".join(capsys.readouterr())
+    assert "memory://***@host/out.csv" in said
+    assert "hunter2" not in said
+
+
+class ConditionalFS:
+    """A filesystem whose conditional writes fail with an error, after somebody else's object is there or not."""
+
+    def __init__(self, error, objects):
+        self.error, self.objects = error, objects
+
+    def pipe_file(self, path, data, mode="overwrite"):
+        """Write, unless there is a condition."""
+        if mode == "create":
+            raise self.error
+        self.objects[path] = data
+
+    def exists(self, path):
+        """Whether the object is there."""
+        return path in self.objects
+
+
+def s3_error(code, status):
+    """What s3fs raises for an answer of S3."""
+    cause = ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
+    return translate_boto_error(cause)
+
+
+REFUSALS = [
+    s3_error("NotImplemented", 501),
+    s3_error("PreconditionFailed", 412),
+    s3_error("ConditionsNotSupported", 400),
+    TypeError("unexpected keyword argument 'mode'"),
+    NotImplementedError(),
+]
+PASSING = [
+    s3_error("SlowDown", 503),
+    s3_error("InternalError", 500),
+    s3_error("ConditionalRequestConflict", 409),
+    ConnectionError("reset"),
+    TimeoutError(),
+]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=repr)
+def test_where_conditional_writes_are_refused(error):
+    """Where a store refuses conditional writes an object is written when there is none, and never replaced."""
+    fs = ConditionalFS(error, {})
+    _place._create(fs, "run.json", b"mine")
+    assert fs.objects == {"run.json": b"mine"}
+    _place._create(fs, "run.json", b"{}")
+    assert fs.objects == {"run.json": b"mine"}
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_a_conditional_write_that_fails_is_no_refusal(error):
+    """A conditional write that failed for a reason that may pass is raised, and nothing is written."""
+    fs = ConditionalFS(error, {})
+    with pytest.raises(type(error)):
+        _place._create(fs, "run.json", b"{}")
+    assert fs.objects == {}
 
 
 def test_permission_is_said():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from uuid import uuid4
 
@@ -111,12 +112,14 @@ def test_what_is_saved_after_a_compaction_still_wins(tmp_path):
         assert len(parts(tmp_path)) == 1
 
 
-STEPS = ["remove_files", "write", "files", "read_many"]
+STEPS = list(product(["remove_files", "write", "files", "read_many"], [1, 2, 3], [False, True]))
+NORMAL_STEPS = [("write", 1, True), ("remove_files", 3, False)]
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("at", [1, 2, 3])
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("step", "at", "after"),
+    [*NORMAL_STEPS, *(pytest.param(*each, marks=pytest.mark.soak) for each in STEPS if each not in NORMAL_STEPS)],
+)
 def test_a_compaction_killed_at_any_step(tmp_path, monkeypatch, step, at, after):
     """Ended before or after any of its steps, a compaction loses nothing and doubles nothing; the next one finishes."""
     storage = FsspecStorageBackend(tmp_path)
@@ -198,7 +201,8 @@ while not sys.stdin.closed:
 """
 
 
-def test_readers_and_writers_beside_compactions(tmp_path):
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(2, marks=pytest.mark.soak)])
+def test_readers_and_writers_beside_compactions(tmp_path, seconds):
     """While two processes compact again and again, every read finds all that was saved, each record once."""
     with FsspecStorageBackend(tmp_path) as storage:
         fill(storage)
@@ -208,9 +212,9 @@ def test_readers_and_writers_beside_compactions(tmp_path):
         try:
             for child in children:
                 child.stdout.readline()
-            until = time.monotonic() + 2
+            until = time.monotonic() + seconds
             number = 20
-            while time.monotonic() < until:
+            while number < 28 or time.monotonic() < until:
                 fill(storage, range(number, number + 4))
                 number += 4
                 expected = sorted(f"r{each}" for each in range(number))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 _BUSY = frozenset({408, 425, 429})
 """HTTP statuses below 500 after which the same request may succeed."""
 
@@ -23,6 +25,15 @@ def may_pass(error: BaseException) -> bool:
     if isinstance(error, _LASTING) or (status is not None and 400 <= status < 500 and status not in _BUSY):
         return False
     return "Credentials" not in type(error).__name__ and "ParamValidation" not in type(error).__name__
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the store took the request and will never do what it asks, by its status or the error's own number."""
+    response = getattr(error.__cause__, "response", None)  # as botocore has it, which s3fs hides behind an OSError
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    if status is not None:
+        return status == 501 or (400 <= status < 500 and status not in {*_BUSY, 409})
+    return not may_pass(error) or getattr(error, "errno", None) in {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def explain(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from themis import arrow
 from themis.backends._parts import json_line
-from themis.backends._place import Place
+from themis.backends._place import Place, shown
 from themis.errors import ReportNotFoundError, UsageError
 from themis.registry import unknown
 
@@ -34,7 +34,7 @@ def export(storage: StorageBackend, run_id: str, kind: RecordKind, target: str, 
     """See StorageBackend.export."""
     name = format_name or target.rpartition("/")[2].rpartition(".")[2].lower()
     if name not in _WRITERS:
-        raise UsageError(f"{target} cannot be written: {unknown('format', name, _WRITERS)}")
+        raise UsageError(f"{shown(target)} cannot be written: {unknown('format', name, _WRITERS)}")
     folder, slash, file_name = target.rpartition("/")
     place = Place(folder or slash or ".")
     count = 0

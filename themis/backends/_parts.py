@@ -263,7 +263,7 @@ def _damage_named(path: str) -> Iterator[None]:
 
     try:
         yield
-    except (FileNotFoundError, StorageError):  # gone meanwhile; a store that does not answer
+    except (FileNotFoundError, StorageError, MemoryError):  # gone meanwhile; a store that does not answer; Arrow's too
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise StorageError(

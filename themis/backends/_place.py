@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from themis.backends._causes import explain, may_pass
+from themis.backends._causes import explain, is_refused, may_pass
 from themis.backends._disk import Entry, copy_file, link_new, open_local, scan, walk, write_file
 from themis.errors import StorageError, UsageError
 from themis.registry import nearest
@@ -68,7 +68,7 @@ class Place:
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._given = _absolute(os.fspath(url))
-        self.url = re.sub(r"//[^/@]*@", "//***@", self._given)  # a password has no place in a message
+        self.url = shown(self._given)
         self.options = dict(storage_options or {})
         self.retry_seconds = retry_seconds
         self._opened: tuple[int, Any, str] | None = None
@@ -261,6 +261,15 @@ class Place:
         return StorageError(f"cannot {doing} {self.url}: {explain(error)}")
 
 
+def shown(url: str) -> str:
+    """The URL for a message, where neither a password nor a signature in its query has a place."""
+    if "://" not in url:
+        return url
+    # A password may hold a slash, and then its "@" stands behind it.
+    masked = re.sub(r"//(?:[^/@:]*:(?!\d+/)[^@]*|[^/@]*)@", "//***@", url)
+    return re.sub(r"\?.+", "?***", masked)
+
+
 def _absolute(url: str) -> str:
     """The URL itself; a plain path made absolute, so that neither chdir nor another process moves it."""
     return url if "://" in url or "::" in url else str(Path(url).expanduser().absolute())
@@ -365,5 +374,9 @@ def _create(fs: Any, path: str, data: bytes) -> None:
         return
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception:  # noqa: BLE001 - some stores refuse conditional writes, each with another error
-        fs.pipe_file(path, data)
+    except Exception as error:
+        # Some stores refuse conditional writes, each with another error, and some mean by it that there is one.
+        if not is_refused(error):
+            raise
+        if not fs.exists(path):
+            fs.pipe_file(path, data)

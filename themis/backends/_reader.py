@@ -105,7 +105,7 @@ class Reader:
             names = journals_of(self._kind, self._place.names(f"{self._run_id}/journal"))
             journals = [f"{self._run_id}/journal/{name}" for name in names if not name.startswith(own)]
         folder = f"{self._run_id}/{self._kind}"
-        parts = {f"{folder}/{name}": size for name, size in self._listed(folder).items() if PartName.parse(name)}
+        parts = {f"{folder}/{name}": size for name, size in self.listed(folder).items() if PartName.parse(name)}
         merged = [path for path in parts if "/merged-" in path]
         replaced = {f"{folder}/{name}" for path in merged for name in self.replaces(path, parts[path])}
         live = {path: size for path, size in parts.items() if path not in replaced}
@@ -187,6 +187,17 @@ class Reader:
                 url = f"{self._place.url}/{path}"
                 yield from read_part(self._kind, url, source, columns, where, buffered=not self._place.local)
 
+    def listed(self, folder: str) -> dict[str, int]:
+        """The files of a folder, as they were at one moment."""
+        files = self._place.files(folder)
+        # A disk lists in no order: of a part that is being replaced neither may show. Twice the same is true.
+        for _ in range(_LISTINGS if self._place.local else 0):
+            again = self._place.files(folder)
+            if again.keys() == files.keys():
+                break
+            files = again
+        return files
+
     def _again(self, read: Callable[[Snapshot], T]) -> T:
         """What a function makes of a snapshot of which nothing vanished while it read."""
         for _ in range(_LISTINGS):
@@ -198,17 +209,6 @@ class Reader:
 
     def _too_fast(self) -> StorageError:
         return StorageError(f"run {self._run_id!r} in {self._place.url} changes faster than it can be read: try again")
-
-    def _listed(self, folder: str) -> dict[str, int]:
-        """The files of a folder, as they were at one moment."""
-        files = self._place.files(folder)
-        # A disk lists in no order: of a part that is being replaced neither may show. Twice the same is true.
-        for _ in range(_LISTINGS if self._place.local else 0):
-            again = self._place.files(folder)
-            if again.keys() == files.keys():
-                break
-            files = again
-        return files
 
     def _journal(self, path: str) -> pa.Table:
         with self._place.open_local(path) as source:

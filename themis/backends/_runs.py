@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from themis.backends._alive import is_alive
 from themis.backends._reader import Reader
 from themis.backends.runs import RunInfo, RunState
-from themis.errors import ReportNotFoundError
+from themis.errors import ReportNotFoundError, ThemisError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
     from themis.backends.storage import StorageBackend
     from themis.records import RecordKind
 
+logger = logging.getLogger(__name__)
+
 KINDS: tuple[RecordKind, ...] = ("samples", "generations", "evaluations")
 
 _FEW = 8
-"""For so many runs each is listed by itself, for more the whole root is."""
+"""For so many runs each is listed by itself, for more the whole root is; of so many interrupted ones records are
+counted, which reads their parts."""
 
 
 def run_infos(place: Place, run_ids: Sequence[str]) -> list[RunInfo]:
@@ -36,8 +40,11 @@ def run_infos(place: Place, run_ids: Sequence[str]) -> list[RunInfo]:
     found = [run_id for run_id in sorted(set(run_ids)) if run_id in files]
     small = [path for run_id in found for path in files[run_id] if _is_small(path)]
     contents = place.read_many(small)
-    infos = [_info(run_id, files[run_id], contents) for run_id in found]
-    return [_counted(place, info, files[info.run_id]) for info in infos]
+    infos = {run_id: _info(run_id, files[run_id], contents) for run_id in found}
+    uncounted = [run_id for run_id in found if infos[run_id].state == "interrupted"]
+    if len(uncounted) <= _FEW:
+        infos |= {run_id: _counted(place, infos[run_id], files[run_id]) for run_id in uncounted}
+    return list(infos.values())
 
 
 def described(storage: StorageBackend, run_id: str) -> RunInfo:
@@ -115,11 +122,14 @@ def _info(run_id: str, files: dict[str, Entry], contents: dict[str, bytes]) -> R
 
 def _counted(place: Place, info: RunInfo, files: Collection[str]) -> RunInfo:
     """The run with its records counted, where its writer was killed and has not said how many there are."""
-    with_rows = [kind for kind in KINDS if any(f"/{kind}/" in path or f".{kind}." in path for path in files)]
-    if info.state != "interrupted" or not with_rows:
-        return info
-    counts: dict[str, int] = {kind: len(Reader(place, info.run_id, kind, None, {}).ids(())) for kind in with_rows}
-    return replace(info, records={**info.records, **counts})
+    counts = dict(info.records)
+    for kind in KINDS:
+        if any(f"/{kind}/" in path or f".{kind}." in path for path in files):
+            try:
+                counts[kind] = len(Reader(place, info.run_id, kind, None, {}).ids(()))
+            except (ThemisError, ValueError) as error:  # which is verify's to say
+                logger.info("the %s of run %s are as its writers counted them: %s", kind, info.run_id, error)
+    return replace(info, records=counts)
 
 
 def _names(metadata: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:

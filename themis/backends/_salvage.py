@@ -52,6 +52,8 @@ def _groups(kind: RecordKind, path: str, data: bytes, columns: list[str] | None)
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         pinned = file.schema_arrow.equals(arrow.schema(kind))
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError, ValueError):
         return
     if not pinned:  # damaged itself, or of another version
@@ -59,6 +61,8 @@ def _groups(kind: RecordKind, path: str, data: bytes, columns: list[str] | None)
     for number in range(file.num_row_groups):
         try:
             yield arrow.conform(kind, file.read_row_group(number, columns), columns)
+        except MemoryError:  # which is an ArrowException too
+            raise
         except (pa.ArrowException, OSError, ValueError, UsageError):
             yield None
 

@@ -1,12 +1,14 @@
 """Compaction: small parts become large ones, while others read and write, and whenever it is killed.
 
 The merged part is written first, under a new name; it names the parts that it replaces. From then on readers pass over
-those. They are removed afterwards; what a killed compaction left of them, the next one removes. A part that a writer
-puts back, because the reply to its first attempt was lost, is passed over too.
+those. They are removed afterwards, once the merged part was read back whole; what a killed compaction left of them,
+the next one removes in the same way. A part that a writer puts back, because the reply to its first attempt was lost,
+is passed over too.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from themis import arrow
@@ -21,10 +23,12 @@ from themis.winners import DECIDING, Winners
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
 
     from themis.backends._place import Place
+    from themis.backends._reader import Snapshot
     from themis.records import RecordKind
 
 TARGET_BYTES = 64 << 20
@@ -63,14 +67,16 @@ class Upkeep:
         adopted = []
         for kind in KINDS:
             for name in journals_of(kind, self._place.names(folder)):
-                with left_behind(self._place.local_path(f"{folder}/{name}")) as gone:
+                with orphaned(self._place.local_path(f"{folder}/{name}")) as gone:
                     if gone:
                         self._adopt(kind, f"{folder}/{name}")
                         adopted.append(f"{folder}/{name}")
         return adopted
 
-    def write_part(self, kind: RecordKind, tables: Iterable[pa.Table], replaces: dict[str, int]) -> tuple[str, int]:
-        """Write tables of one schema, a row group each, as a merged part of the run; its path and rows."""
+    def write_part(
+        self, kind: RecordKind, tables: Iterable[pa.Table], replaces: dict[str, int]
+    ) -> tuple[str, int, int]:
+        """Write tables of one schema, a row group each, as a merged part of the run; its path, rows and bytes."""
         counts: list[int] = []
 
         def counted() -> Iterator[pa.Table]:
@@ -81,25 +87,43 @@ class Upkeep:
         data = encode_part(self._format, counted(), replaces)
         path = f"{self._run_id}/{kind}/{part_name(_launch(replaces), 0, data, self._format, merged=True)}"
         self._place.write(path, data)
-        return path, sum(counts)
+        return path, sum(counts), len(data)
 
     def _compact_kind(self, kind: RecordKind, *, keep_replaced: bool) -> tuple[int, int, int, int, int]:
         """Parts before and after, their bytes before and after, rows left out."""
         for _ in range(_TRIES):
-            found = self.reader(kind).snapshot()
-            self._place.remove_files(found.replaced)
-            sizes, dropped = dict(found.parts), 0
             try:
+                found = self.reader(kind).snapshot()
+                self._remove_replaced(kind, found)
+                sizes, dropped = dict(found.parts), 0
                 for group in self._groups(found.parts):
                     path, size, lost = self._merge(kind, group)
                     sizes = {other: n for other, n in sizes.items() if other not in group} | {path: size}
                     dropped += lost
                     if not keep_replaced:
+                        self._check(kind, path, size)
                         self._place.remove_files(list(group))
             except FileNotFoundError:  # somebody else compacts this run too
                 continue
             return len(found.parts), len(sizes), sum(found.parts.values()), sum(sizes.values()), dropped
         raise StorageError(f"run {self._run_id!r} in {self._place.url} is compacted by somebody else: try again later")
+
+    def _remove_replaced(self, kind: RecordKind, found: Snapshot) -> None:
+        """Remove what an earlier compaction left, when what replaced it is whole."""
+        reader, names = self.reader(kind), {path.rpartition("/")[2] for path in found.replaced}
+        for path, size in found.parts.items():
+            if names and "/merged-" in path and not names.isdisjoint(reader.replaces(path, size)):
+                self._check(kind, path, size)
+        self._place.remove_files(found.replaced)
+
+    def _check(self, kind: RecordKind, path: str, size: int) -> None:
+        """StorageError unless the store gives a merged part back as it was written."""
+        import pyarrow as pa
+
+        data, url = self._place.read(path, size), f"{self._place.url}/{path}"
+        check_whole(url, data)
+        for _ in read_part(kind, url, pa.BufferReader(data), None):
+            pass
 
     def _adopt(self, kind: RecordKind, path: str) -> None:
         with self._place.open_local(path) as source:
@@ -155,11 +179,20 @@ class Upkeep:
         schemas = [part_schema(kind, path, contents[path]) for path in group]
         schema = pa.unify_schemas(schemas, promote_options="permissive")
         kept = (table.filter(chosen.take(table)) for path in group for table in tables(path, None))
-        path, n_rows = self.write_part(kind, _row_groups(_aligned(table, schema) for table in kept), replaces)
-        written = self._place.files(f"{self._run_id}/{kind}").get(path.rpartition("/")[2])
-        if written is None:
-            raise StorageError(f"cannot write {self._place.url}/{path}: it was written and is not there")
-        return path, written, rows - n_rows
+        path, n_rows, size = self.write_part(kind, _row_groups(_aligned(table, schema) for table in kept), replaces)
+        listed = self._place.files(f"{self._run_id}/{kind}").get(path.rpartition("/")[2])
+        if listed != size:
+            there = "is not there" if listed is None else f"has {listed} bytes"
+            raise StorageError(f"cannot write {self._place.url}/{path}: {size} bytes were written, and it {there}")
+        return path, size, rows - n_rows
+
+
+@contextlib.contextmanager
+def orphaned(journal: Path) -> Iterator[bool]:
+    """Whether the journal is there and its writer is gone; it is locked meanwhile."""
+    with left_behind(journal) as gone:
+        # Who salvages removes it under the lock: who opened it before and locks it afterwards holds a removed file.
+        yield gone and journal.exists()
 
 
 def _launch(replaces: dict[str, int]) -> str:

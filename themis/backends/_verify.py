@@ -10,14 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from themis import arrow
-from themis.backends._journal import journals_of, left_behind, read_journal
-from themis.backends._parts import PartName, check_whole, read_json, read_part, read_replaced
+from themis.backends._journal import journals_of, read_journal
+from themis.backends._parts import PartName, check_whole, checksum, read_json, read_part, read_replaced
 from themis.backends._runs import KINDS
 from themis.backends._salvage import lost_ids, readable_groups
-from themis.backends._upkeep import Upkeep
+from themis.backends._upkeep import Upkeep, orphaned
 from themis.backends._writer import encode_json
 from themis.backends.runs import Problem, Verification
 from themis.errors import StorageError
+from themis.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _TEMPORARY_SECONDS = 600.0
 """A temporary file of this age belongs to nobody any more."""
+
+_LISTINGS = 10
+"""How often the parts of a kind are listed anew because one of them vanished before it was read."""
 
 _JSON = re.compile(r"run\.json|report\.json|launches/[^/.][^/]*\.json")
 _OURS = re.compile(r"journal/[^/]+\.(samples|generations|evaluations)\.\w+|damaged/.+")
@@ -59,11 +63,16 @@ class _Check:
     def json_files(self) -> Iterator[Problem]:
         """What describes the run and its launches. First: what a launch said before the parts are listed is there."""
         paths = [path for path in self._place.tree(self._run_id) if _JSON.fullmatch(self._below(path))]
-        for path, data in self._place.read_many(paths).items():
+        first = self._place.read_many(paths)
+        doubtful = [path for path, data in first.items() if not _is_json(path, data)]
+        again = self._place.read_many(doubtful)  # the fault may be that one answer's
+        for path, data in {**first, **again}.items():
             try:
                 content = read_json(path, data)
             except StorageError as error:
-                repaired = self._set_aside(path, data) if self._repair else None
+                repaired = self._set_aside(path, data) if self._repair and data == first[path] else None
+                if repaired and "/launches/" in path:
+                    self._keep_place(path)
                 yield Problem(path, "damaged", str(error), repaired=repaired)
             else:
                 if "/launches/" in path:
@@ -102,52 +111,75 @@ class _Check:
     def _below(self, path: str) -> str:
         return path.partition("/")[2]
 
-    def _parts_of(self, kind: RecordKind) -> Iterator[Problem]:
+    def _parts_of(self, kind: RecordKind) -> list[Problem]:
+        """What is wrong with the parts of a kind, all read from one listing of which nothing vanished meanwhile."""
+        repaired: list[Problem] = []
+        for _ in range(_LISTINGS):
+            try:
+                found = self._listed_parts(kind, repaired)
+            except FileNotFoundError:  # they were merged: what they are in now is in the next listing
+                continue
+            self.n_parts += len(repaired)
+            return sorted([*found, *repaired], key=lambda problem: problem.path, reverse=True)
+        raise StorageError(f"run {self._run_id!r} in {self._place.url} changes faster than it can be verified")
+
+    def _listed_parts(self, kind: RecordKind, repaired: list[Problem]) -> list[Problem]:
+        """What is wrong and stays so; what was repaired is added to the list. FileNotFoundError: a part vanished."""
         folder = f"{self._run_id}/{kind}"
-        damaged: list[Problem] = []
+        left: list[Problem] = []
         contents: dict[str, int] = {}
         replaced: set[str] = set()
-        names = {name: size for name, size in self._place.files(folder).items() if PartName.parse(name)}
+        for counted in [key for key in self._rows_of if key[0] == kind]:
+            del self._rows_of[counted]
+        self._unknown.discard(kind)
+        self.n_rows[kind] = 0
+        names = {name: size for name, size in self._upkeep.reader(kind).listed(folder).items() if PartName.parse(name)}
         for name in sorted(names, reverse=True):  # merged parts first: they say which others count
             if name in replaced:
                 continue
-            path = f"{folder}/{name}"
-            outcome = self._part(kind, path, names[name])
+            outcome = self._part(kind, f"{folder}/{name}", names[name])
             if isinstance(outcome, Problem):
-                damaged.append(outcome)
-            elif outcome is not None:
+                (repaired if outcome.repaired else left).append(outcome)
+            else:
                 contents[name], older = outcome
                 replaced |= older.keys()
                 self._count(kind, {name: contents[name], **older})
         self._replaced[kind] = [f"{folder}/{name}" for name in sorted(replaced & set(names))]
-        self.n_parts += len(contents) + len(damaged)
+        self.n_parts += len(contents) + len(left)
         self.n_rows[kind] += sum(contents.values())
-        yield from damaged
+        return left
 
-    def _part(self, kind: RecordKind, path: str, size: int) -> tuple[int, dict[str, int]] | Problem | None:
-        """A part's rows and what it replaces; or what is wrong with it; None when it was removed meanwhile."""
+    def _part(self, kind: RecordKind, path: str, size: int) -> tuple[int, dict[str, int]] | Problem:
+        """A part's rows and what it replaces; or what is wrong with it. FileNotFoundError: it was removed meanwhile."""
+        data = self._place.read(path, size)
+        try:
+            return self._content(kind, path, data)
+        except StorageError:
+            before, data = data, self._place.read(path, size)  # the fault may be that one answer's
+        try:
+            return self._content(kind, path, data)
+        except StorageError as error:
+            return self._damaged(kind, path, data, error, surely=data == before)
+
+    def _content(self, kind: RecordKind, path: str, data: bytes) -> tuple[int, dict[str, int]]:
+        """The rows that a part has, and what it replaces."""
         import pyarrow as pa
 
-        try:
-            data = self._place.read(path, size)
-        except FileNotFoundError:
-            return None
-        try:
-            check_whole(path, data)
-            tables = read_part(kind, path, pa.BufferReader(data), None)
-            rows = sum(table.num_rows for table in tables)
-            return rows, self._upkeep.reader(kind).replaces(path, size) if "/merged-" in path else {}
-        except StorageError as error:
-            return self._damaged(kind, path, data, error)
+        check_whole(path, data)
+        rows = sum(table.num_rows for table in read_part(kind, path, pa.BufferReader(data), None))
+        return rows, read_replaced(path, pa.BufferReader(data)) if "/merged-" in path else {}
 
-    def _damaged(self, kind: RecordKind, path: str, data: bytes, error: StorageError) -> Problem:
+    def _damaged(self, kind: RecordKind, path: str, data: bytes, error: StorageError, *, surely: bool) -> Problem:
         name = PartName.parse(path.rpartition("/")[2])
+        older = self._replaced_by(path, data)
+        if name and name.checksum == checksum(data):
+            self._rows_of[kind, name.launch].setdefault(name.number, None)
+            return Problem(path, "unreadable", f"it is as it was written, and cannot be read: {error.__cause__}")
         ids, n_rows = lost_ids(kind, path, data)
         problem = Problem(path, "damaged", str(error), n_rows, ids)
-        older = self._replaced_by(path, data)
         if name and not name.merged:
             self._rows_of[kind, name.launch][name.number] = n_rows
-        if not self._repair:
+        if not (self._repair and surely):
             return problem
         good = list(readable_groups(kind, path, data))
         if good:
@@ -179,6 +211,12 @@ class _Check:
         self._place.write(aside, data)
         self._place.remove_files([path])
         return f"moved to {aside}"
+
+    def _keep_place(self, path: str) -> None:
+        """Put a launch that says nothing where a damaged one was: no later writer may take its place in the order."""
+        launch = path.rpartition("/")[2].removesuffix(".json")
+        said = {"launch": launch, "run_id": self._run_id, "schema_version": SCHEMA_VERSION}
+        self._place.write_new(path, encode_json(said))
 
     def _count(self, kind: str, parts: dict[str, int]) -> None:
         for text, n_rows in parts.items():
@@ -222,7 +260,7 @@ class _Check:
         for kind in KINDS:
             for name in journals_of(kind, self._place.names(folder)):
                 path = f"{folder}/{name}"
-                with left_behind(self._place.local_path(path)) as gone:
+                with orphaned(self._place.local_path(path)) as gone:
                     if not gone:
                         continue
                     with self._place.open_local(path) as source:
@@ -230,6 +268,14 @@ class _Check:
                 yield Problem(path, "orphan", "its writer is dead, and its rows are in no part yet", table.num_rows)
         if self._repair:
             self._upkeep.adopt_journals()
+
+
+def _is_json(path: str, data: bytes) -> bool:
+    try:
+        read_json(path, data)
+    except StorageError:
+        return False
+    return True
 
 
 def _is_part(below: str) -> bool:

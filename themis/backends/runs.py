@@ -20,7 +20,8 @@ class RunInfo:
         model: Who answers; "" where that is not known.
         records: Rows of each kind, as the writers counted them: a record saved twice counts twice, and while the run
             is going the counts may be 15 seconds old. Of an interrupted run records are counted, as
-            `len(storage.ids(run_id, kind))` does.
+            `len(storage.ids(run_id, kind))` does, unless a part is damaged or more than eight such runs are listed
+            together: then a killed writer's last word stands, which may be 15 seconds older than its end.
         n_bytes: Of all its files; 0 where the storage cannot tell.
         n_files: So many.
         n_launches: Processes that wrote to it.
@@ -60,8 +61,9 @@ class Problem:
 
     Attributes:
         path: The file, below the storage's root.
-        what: "damaged": its bytes are not what was written. "missing": a writer says that it wrote more than there
-            is. "orphan": a process that died left it; nothing is wrong with the records.
+        what: "damaged": its bytes are not what was written. "unreadable": they are, and this version of themis cannot
+            read them, because a later one wrote them; a repair leaves the file as it is. "missing": a writer says that
+            it wrote more than there is. "orphan": a process that died left it; nothing is wrong with the records.
         message: One sentence.
         n_rows: Rows that it is about; None where that cannot be told.
         ids: Ids of those rows, as far as they can still be read.
@@ -69,7 +71,7 @@ class Problem:
     """
 
     path: str
-    what: Literal["damaged", "missing", "orphan"]
+    what: Literal["damaged", "unreadable", "missing", "orphan"]
     message: str
     n_rows: int | None = None
     ids: list[str] = field(default_factory=list)

@@ -236,10 +236,12 @@ def delete_runs(runs: tuple[str, ...], storage: str | None, *, yes: bool, force:
 @click.option("--format", "form", callback=_one_of(EXPORTS), help="csv, jsonl or parquet; default: by TARGET's ending.")
 def export_run(run: str, target: str, storage: str | None, kind: RecordKind, form: str | None) -> None:
     """Write the records of RUN, each once, into one file TARGET (a path or URL), replacing it."""
+    from themis.backends._place import shown
+
     store, run_id = locate(run, storage)
     with store:
         count = store.export(run_id, kind, target, format=form)
-    click.echo(f"{count} {kind} of {run_id} are in {target}")
+    click.echo(f"{count} {kind} of {run_id} are in {shown(target)}")
 
 
 def _print_json(value: Any) -> None:
