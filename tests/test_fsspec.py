@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import gzip
 import json
@@ -18,8 +19,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from themis.backends._journal import Journal
+from themis.backends._journal import Journal, left_behind
 from themis.backends._parts import FORMATS
+from themis.backends._place import Place
+from themis.backends._upkeep import Upkeep
 from themis.backends.fsspec import FsspecStorageBackend, LocalFileStorageBackend
 from themis.errors import StorageError, UsageError
 from themis.records import SCHEMA_VERSION, EvaluationRecord, GenerationRecord
@@ -184,6 +187,60 @@ def test_a_journal_is_one_head_and_whole_entries(tmp_path):
     assert (tmp_path / "new/journal").read_bytes() == b"head;one;two;"
     journal.remove()
     assert files(tmp_path) == []
+
+
+def test_a_new_journal_is_locked_before_it_can_be_found(tmp_path, monkeypatch):
+    """Whoever opens the run at the moment in which a journal is locked leaves it to its living writer."""
+    real_flock, adopted = fcntl.flock, []
+
+    def adopt_first(descriptor, operation):
+        monkeypatch.setattr(fcntl, "flock", real_flock)
+        adopted.append(Upkeep(Place(tmp_path), "run", "parquet").adopt_journals())
+        real_flock(descriptor, operation)
+
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    storage.save_launch("run", {})
+    monkeypatch.setattr(fcntl, "flock", adopt_first)
+    storage.save_generation_record("run", generation("1"))
+
+    assert adopted == [[]]
+    assert ids(FsspecStorageBackend(tmp_path)) == ["1"]
+    storage.close()
+    assert files(tmp_path / "run/journal") == []
+
+
+def test_a_journal_that_somebody_else_removed_is_not_left_behind(tmp_path, monkeypatch):
+    """Whoever gets the lock of a journal after another one has adopted it does not adopt it again."""
+    path = tmp_path / "journal"
+    path.write_bytes(b"")
+    real_flock = fcntl.flock
+
+    def remove_first(descriptor, operation):
+        path.unlink()
+        real_flock(descriptor, operation)
+
+    with left_behind(path) as gone:
+        assert gone
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with left_behind(path) as gone:
+        assert not gone
+
+
+@pytest.mark.parametrize(("error", "refused"), [(BlockingIOError(11, "taken"), True), (OSError(95, "no locks"), False)])
+def test_a_disk_without_locks_keeps_journals(tmp_path, monkeypatch, error, refused):
+    """A disk that knows no locks keeps a journal all the same; a lock that somebody else has refuses the save."""
+
+    def flock(*_):
+        raise error
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with FsspecStorageBackend(tmp_path, flush_seconds=60) as storage:
+        if refused:
+            with pytest.raises(StorageError, match="taken; nothing was saved"):
+                storage.save_generation_record("run", generation("1"))
+        else:
+            storage.save_generation_record("run", generation("1"))
+        assert len(files(tmp_path / "run/journal")) == (0 if refused else 1)
 
 
 def test_rows_become_a_part_in_the_background(tmp_path):

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import zlib
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,7 @@ class Journal:
     def __init__(self, path: Path, head: bytes) -> None:
         make_folder(path.parent)
         self._path = path
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with contextlib.suppress(OSError):  # some network disks know no locks; then nobody ever takes it over
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._file = _create_locked(path)
         self._length = 0
         self._head = head
 
@@ -122,9 +121,33 @@ def left_behind(path: Path) -> Iterator[bool]:
             gone = True
         except OSError:
             gone = False
-        yield gone
+        # Whoever had the lock before may have made a part of it and removed it.
+        yield gone and os.fstat(descriptor).st_nlink > 0
     finally:
         os.close(descriptor)
+
+
+def _create_locked(path: Path) -> int:
+    """A new file at the path, locked before anybody can find it there and take it for one that was left behind."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        _lock_if_possible(descriptor)
+        temporary.rename(path)
+    except BaseException:
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+        raise
+    return descriptor
+
+
+def _lock_if_possible(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # somebody else has it, and would take it over
+        raise
+    except OSError:  # some network disks know no locks; then nobody ever takes it over
+        return
 
 
 def _read_tables(kind: RecordKind, data: pa.Buffer) -> pa.Table:
