@@ -31,6 +31,14 @@ def generation(number, **fields):
     return GenerationRecord(**{"id": f"{number:032x}", "prompt": "p", "response": f"r{number}", **fields})
 
 
+def wait_until(holds, seconds=10.0):
+    """Return once it holds."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def responses(storage):
     """The responses that a new reader finds, sorted."""
     reader = FsspecStorageBackend(storage._place.url)
@@ -200,6 +208,46 @@ def test_a_refused_record_refuses_no_other(tmp_path, monkeypatch):
     storage.save_generation_record("run", generation(9))
     storage.close()
     assert responses(storage) == ["r1", "r9"]
+
+
+def test_an_interruption_refuses_what_it_did_not_save(tmp_path, monkeypatch):
+    """A Ctrl-C while records of two kinds are accepted together raises on every thread whose record was not saved."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    storage.save_launch("run", {})
+    writer = storage._writers.peek("run")
+    refused = []
+    saves = [
+        lambda: storage.save_generation_record("run", generation(1)),
+        lambda: storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0)),
+    ]
+
+    def save(act):
+        try:
+            act()
+        except StorageError as error:
+            refused.append(str(error))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    threads = [threading.Thread(target=save, args=(act,)) for act in saves]
+    with writer._lock:  # so that both come together
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            wait_until(lambda number=number: len(writer._waiting) == number)
+        monkeypatch.setattr(writer, "_journal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer._accept_waiting()
+        monkeypatch.undo()
+    for thread in threads:
+        thread.join()
+
+    assert refused == ["it was interrupted; nothing was saved"] * 2
+    for act in saves:
+        act()
+    storage.close()
+    assert responses(storage) == ["r1"]
+    assert len(FsspecStorageBackend(tmp_path).load_evaluation_records("run")) == 1
 
 
 # -- when rows become parts

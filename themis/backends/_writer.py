@@ -71,6 +71,11 @@ class _Entry:
     done: bool = False
     error: Exception | None = None
 
+    def end(self, error: Exception | None) -> None:
+        """Tell the thread that waits, which looks at the error once it is done."""
+        self.error = error
+        self.done = True
+
 
 class Writer:
     """Adds rows to one run from one process, under a launch id of its own. Thread-safe.
@@ -133,6 +138,8 @@ class Writer:
         if not entry.done:
             with self._lock:
                 changed = not entry.done and self._accept_waiting()
+        if not entry.done:  # its thread was interrupted between taking it and holding it
+            raise _interrupted()
         if entry.error:
             raise entry.error
         return changed
@@ -220,21 +227,28 @@ class Writer:
 
     def _accept_waiting(self) -> bool:
         """Accept all entries that wait, whose threads come for the lock next; whether another flush is due."""
-        waiting: dict[RecordKind, list[_Entry]] = {}
-        while self._waiting:
-            entry = self._waiting.popleft()
-            waiting.setdefault(entry.kind, []).append(entry)
+        taken: list[_Entry] = []
         changed = False
-        for kind, entries in waiting.items():
-            error: Exception | None = StorageError("it was interrupted; nothing was saved")
-            try:
-                changed |= self._accept(kind, entries)
-                error = None
-            except Exception as refused:  # noqa: BLE001 - raised on each thread whose records these are
-                error = refused
-            finally:
-                for entry in entries:
-                    entry.done, entry.error = True, error
+        try:
+            while self._waiting:
+                taken.append(self._waiting.popleft())
+            for kind in dict.fromkeys(entry.kind for entry in taken):
+                changed |= self._accept_of_kind(kind, [entry for entry in taken if entry.kind == kind])
+        finally:  # an interruption ends them all: nobody else will look after what left the queue
+            for entry in taken:
+                if not entry.done:
+                    entry.end(_interrupted())
+        return changed
+
+    def _accept_of_kind(self, kind: RecordKind, entries: list[_Entry]) -> bool:
+        error: Exception | None = None
+        changed = False
+        try:
+            changed = self._accept(kind, entries)
+        except Exception as refused:  # noqa: BLE001 - raised on each thread whose records these are
+            error = refused
+        for entry in entries:
+            entry.end(error)
         return changed
 
     def _accept(self, kind: RecordKind, entries: list[_Entry]) -> bool:
@@ -341,6 +355,10 @@ class Writer:
         }
         path = f"{self._run_id}/launches/{self.launch}.json"
         self._place.write(path, encode_json({**self._fields, **own, "writer": writer}), until)
+
+
+def _interrupted() -> StorageError:
+    return StorageError("it was interrupted; nothing was saved")
 
 
 def run_json(run_id: str, metadata: dict[str, Any]) -> bytes:
