@@ -192,6 +192,10 @@ class Writer:
                 self._open, self.is_behind = {}, False
             self._write_sealed(until)
 
+    def put_off(self) -> None:
+        """Let some time pass before the next flush is due: the last one failed."""
+        self._not_before = time.monotonic() + max(self._limits.seconds, 1.0)
+
     def close(self) -> None:
         """Flush, and say that this process writes no more; another append takes that back."""
         self.flush()
@@ -314,7 +318,7 @@ class Writer:
         with self._lock:
             n_rows = sum(part.n_rows for part in [*self._sealed, *self._open.values()])
         error = StorageError(f"{failures[0]}; {n_rows} records of run {self._run_id!r} are kept for the next flush()")
-        self._not_before = time.monotonic() + max(self._limits.seconds, 1.0)
+        self.put_off()
         self._failed = (time.monotonic(), error)
         raise error from failures[0]
 
@@ -329,9 +333,10 @@ class Writer:
             name = part_name(self.launch, part.number, data, self._format)
             self._place.write(f"{self._run_id}/{part.kind}/{name}", data, until)
             pa.default_memory_pool().release_unused()  # else it keeps what the part took, some 20 MB
-        except StorageError as error:
+        except Exception as error:  # noqa: BLE001 - the other parts are written, and this one again
             logger.warning("%d %s of run %s wait: %s", part.n_rows, part.kind, self._run_id, error)
-            return error
+            what = f"{part.kind} of run {self._run_id!r} in {self._place.url}"
+            return error if isinstance(error, StorageError) else StorageError(f"cannot write {what}: {error!r}")
         with self._lock:
             self._sealed = [other for other in self._sealed if other is not part]
             self._written[part.kind] += part.n_rows
