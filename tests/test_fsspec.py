@@ -314,6 +314,40 @@ def test_a_process_that_ends_without_close_flushes(s3):
     assert ids(FsspecStorageBackend(url, storage_options=s3.storage_options)) == ["1"]
 
 
+_SAVE_AFTER_MAIN = """
+import json, sys, threading, time
+from themis.backends.fsspec import FsspecStorageBackend
+from themis.records import GenerationRecord
+storage = FsspecStorageBackend(sys.argv[1], storage_options=json.loads(sys.argv[2]), flush_seconds=60)
+def save(number):
+    storage.save_generation_record("run", GenerationRecord(id=str(number), prompt="p", response="r"))
+def go_on():
+    threading.main_thread().join()
+    time.sleep(0.5)
+    save(2)
+save(1)
+threading.Thread(target=go_on).start()
+"""
+
+
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_what_a_thread_saves_after_main_ended_is_flushed(tmp_path, request, where):
+    """A thread that goes on after the main one ended has what it saves in a part when the process is gone."""
+    url, options = str(tmp_path), {}
+    if where == "s3":
+        s3 = request.getfixturevalue("s3")
+        url, options = s3.new_url(), s3.storage_options
+    command = [sys.executable, "-c", _SAVE_AFTER_MAIN, url, json.dumps(options)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1], check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    storage = FsspecStorageBackend(url, storage_options=options)
+    assert ids(storage) == ["1", "2"]
+    assert not [path for path in storage._place.tree() if "/journal/" in path]
+
+
 def _save_in_child(storage):
     storage.save_generation_record("run", generation("child"))
     storage.close()

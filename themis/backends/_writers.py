@@ -183,6 +183,15 @@ def _after_fork() -> None:
         writers.after_fork()
 
 
+def _close_before_threads_end() -> None:
+    """Close while thread pools run, and once more when the threads that go on after the main one have ended.
+
+    The second hook is the last one registered, so that it runs before those that end the filesystems' sessions.
+    """
+    atexit.register(_close_all)
+    _close_all()
+
+
 # Plain atexit runs after the thread pools have ended, on which asynchronous filesystems resolve host names.
-getattr(threading, "_register_atexit", atexit.register)(_close_all)
+getattr(threading, "_register_atexit", atexit.register)(_close_before_threads_end)
 os.register_at_fork(after_in_child=_after_fork)
