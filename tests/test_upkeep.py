@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -655,6 +656,51 @@ def test_a_foreign_folder_is_no_run(place):
     with pytest.raises(RunNotFoundError):
         storage.delete_run("mine")
     assert len(storage._place.tree()) == 4
+
+
+@pytest.mark.parametrize("ends", ["beat", "close"])
+def test_a_deletion_waits_for_a_heartbeat(tmp_path, ends):
+    """A heartbeat, or a closing, that began before its run is deleted does not bring the run back."""
+    storage = FsspecStorageBackend(tmp_path)
+    fill(storage, range(2))
+    writer = storage._writers.peek("run")
+    begun, goes_on = threading.Event(), threading.Event()
+    real_write = writer._write_launch
+
+    def slow_write(*arguments, **options):
+        begun.set()
+        goes_on.wait(0.5)
+        real_write(*arguments, **options)
+
+    writer._write_launch = slow_write
+    thread = threading.Thread(target=getattr(writer, ends))
+    thread.start()
+    begun.wait(10)
+    storage.delete_run("run")
+    goes_on.set()
+    thread.join()
+
+    assert (storage.list_runs(), list(tmp_path.glob("run/launches/*"))) == ([], [])
+    with pytest.raises(StorageError, match="was deleted"):
+        writer.save_launch({})
+
+
+def test_a_heartbeat_takes_itself_back(tmp_path, monkeypatch):
+    """A heartbeat during which another process deletes the run leaves nothing of the run."""
+    storage = FsspecStorageBackend(tmp_path)
+    fill(storage, range(2))
+    writer = storage._writers.peek("run")
+    real_write = writer._write_launch
+
+    def write_after_deletion(*arguments, **options):
+        FsspecStorageBackend(tmp_path).delete_run("run")
+        real_write(*arguments, **options)
+
+    monkeypatch.setattr(writer, "_write_launch", write_after_deletion)
+    writer.beat()
+    monkeypatch.undo()
+
+    assert storage.list_runs() == []
 
 
 @pytest.mark.parametrize("left", ["launches", "generations"])

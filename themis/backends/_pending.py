@@ -1,4 +1,4 @@
-"""Accepted rows that will be one part, and the journals that guard them."""
+"""Rows on their way to be accepted, and accepted ones that will be a part with the journals that guard them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from themis.backends._rows import rows_to_table
+from themis.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +17,27 @@ if TYPE_CHECKING:
     from themis.backends._journal import Journal
     from themis.backends._rows import Row
     from themis.records import RecordKind
+
+
+def interrupted() -> StorageError:
+    """Why an interruption refuses records."""
+    return StorageError("it was interrupted; nothing was saved")
+
+
+@dataclass(eq=False)
+class Entry:
+    """Records of one call on their way to be accepted; `error` is why they were not."""
+
+    kind: RecordKind
+    rows: list[Row]
+    lines: list[bytes]
+    done: bool = False
+    error: Exception | None = None
+
+    def end(self, error: Exception | None) -> None:
+        """Tell the thread that waits, which looks at the error once it is done."""
+        self.error = error
+        self.done = True
 
 
 @dataclass(eq=False)
