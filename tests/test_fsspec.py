@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from themis.backends._journal import Journal, left_behind
+from themis.backends._journal import Journal, left_behind, rows_entry, rows_head
 from themis.backends._parts import FORMATS
 from themis.backends._place import Place
 from themis.backends._upkeep import Upkeep
@@ -241,6 +241,24 @@ def test_a_disk_without_locks_keeps_journals(tmp_path, monkeypatch, error, refus
         else:
             storage.save_generation_record("run", generation("1"))
         assert len(files(tmp_path / "run/journal")) == (0 if refused else 1)
+
+
+@pytest.mark.parametrize("values", [b'["too", "few"]', b"not JSON", b""])
+def test_a_journal_of_another_version_says_what_to_do(tmp_path, caplog, values):
+    """Rows that another version journalled are a StorageError for who reads, and a warning for who saves."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        storage.save_generation_record("run", generation("1"))
+    journal = tmp_path / "run/journal/000009-ab-000000.generations.rows"
+    journal.write_bytes(rows_head("run", "000009-ab") + rows_entry(0, 0, values))
+
+    for call in (storage.load_generation_records, storage.verify, storage.compact):
+        with pytest.raises(StorageError, match=r"generations\.rows, which another version.*move the file away"):
+            call("run")
+    with FsspecStorageBackend(tmp_path) as writer:
+        writer.save_generation_record("run", generation("2"))
+    assert "which another version" in caplog.text
+    journal.unlink()
+    assert ids(FsspecStorageBackend(tmp_path)) == ["1", "2"]
 
 
 def test_rows_become_a_part_in_the_background(tmp_path):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from themis import arrow
 from themis.backends._disk import make_folder
 from themis.backends._rows import row_length, rows_to_table
+from themis.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from themis.records import RecordKind
 
 TABLES, ROWS = ".arrows", ".rows"
+
+
+class OtherVersionError(StorageError):
+    """A journal of another version of themis."""
 
 
 class Journal:
@@ -97,14 +102,18 @@ def rows_entry(seq: int, saved_at: int, values: bytes) -> bytes:
 
 
 def read_journal(kind: RecordKind, name: str, data: pa.Buffer) -> pa.Table:
-    """The whole entries of a journal; a tail that a dying process left torn is passed over."""
-    if name.endswith(TABLES):
-        return _read_tables(kind, data)
-    if name.endswith(ROWS):
-        return _read_rows(kind, data.to_pybytes())
-    lines = data.to_pybytes()
-    whole = lines[: lines.rfind(b"\n") + 1].split(b"\n")
-    return arrow.from_rows(kind, [json.loads(line) for line in whole if line])
+    """The whole entries of a journal; a tail that a dying process left torn is passed over.
+
+    Raises:
+        OtherVersionError: Its entries are whole, and not what this version writes.
+    """
+    try:
+        return _read(kind, name, data)
+    except (ValueError, TypeError, KeyError) as error:  # its checksums hold: it was written like this
+        raise OtherVersionError(
+            f"cannot read the journal {name}, which another version of themis left ({error}): compact the run with "
+            "that version, or move the file away, which gives its rows up"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -150,6 +159,16 @@ def _lock_if_possible(descriptor: int) -> None:
         return
 
 
+def _read(kind: RecordKind, name: str, data: pa.Buffer) -> pa.Table:
+    if name.endswith(TABLES):
+        return _read_tables(kind, data)
+    if name.endswith(ROWS):
+        return _read_rows(kind, data.to_pybytes())
+    lines = data.to_pybytes()
+    whole = lines[: lines.rfind(b"\n") + 1].split(b"\n")
+    return arrow.from_rows(kind, [json.loads(line) for line in whole if line])
+
+
 def _read_tables(kind: RecordKind, data: pa.Buffer) -> pa.Table:
     import pyarrow as pa
 
@@ -176,7 +195,7 @@ def _read_rows(kind: RecordKind, data: bytes) -> pa.Table:
         seq, saved_at, values = content.split(b" ", 2)
         rows.append([*json.loads(values), int(seq), int(saved_at)])
         if len(rows[-1]) != row_length(kind):
-            raise ValueError(f"the journal of another version of themis: rows of {len(rows[-1])} values")
+            raise ValueError(f"rows of {len(rows[-1])} values")
     return rows_to_table(kind, rows, **head) if rows else arrow.no_rows(kind)
 
 

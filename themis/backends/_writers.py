@@ -12,6 +12,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from themis.backends._journal import OtherVersionError
 from themis.backends._upkeep import Upkeep
 from themis.backends._writer import Limits, Writer
 from themis.backends.storage import check_run_id
@@ -52,7 +53,7 @@ class Writers:
             writer = self.peek(run_id)
             if writer is None:
                 writer = self._by_run[run_id] = Writer(self._place, run_id, self._format, self._limits)
-                Upkeep(self._place, run_id, self._format).adopt_journals()
+                self._adopt_journals(run_id)
                 self._see_to_it()
             return writer
 
@@ -124,6 +125,12 @@ class Writers:
             logger.warning("of several failures the first is raised, this is another: %s", other)
         if failures:
             raise failures[0]
+
+    def _adopt_journals(self, run_id: str) -> None:
+        try:
+            Upkeep(self._place, run_id, self._format).adopt_journals()
+        except OtherVersionError as error:  # which is no reason to refuse what is saved now
+            logger.warning("run %s: %s", run_id, error)
 
     def _see_to_it(self) -> None:
         """Have the thread look at what is due, and start it when there is none."""
