@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from themis.backends._alive import is_alive, this_process
 from themis.backends._journal import Journal, left_behind, rows_entry, rows_head
 from themis.backends._parts import FORMATS
 from themis.backends._place import Place
@@ -176,6 +177,43 @@ def test_a_failed_journal_write_leaves_the_journal_whole(tmp_path, monkeypatch):
     assert ids(FsspecStorageBackend(tmp_path)) == ["after", "before"]
     assert ids(storage) == ["after", "before"]
     storage.close()
+
+
+def test_a_journal_that_cannot_be_mended_is_followed_by_another(tmp_path, monkeypatch):
+    """Where half an entry cannot be cut off, what is accepted later stands in another journal, and is read."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    storage.save_generation_record("run", generation("before"))
+    real_write = os.write
+
+    def half(descriptor, data):
+        monkeypatch.setattr(os, "write", fail)
+        return real_write(descriptor, data[:50])
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "write", half)
+    monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(StorageError, match="nothing was saved"):
+        storage.save_generation_record("run", generation("lost"))
+    monkeypatch.undo()
+    storage.save_generation_record("run", generation("after"))
+
+    assert ids(FsspecStorageBackend(tmp_path)) == ["after", "before"]
+    assert storage.verify("run").foreign == []
+    storage.close()
+    assert files(tmp_path / "run/journal") == []
+
+
+def test_a_process_of_before_a_reboot_is_dead(monkeypatch):
+    """A process number that another boot of this machine gave says nothing about who has it now."""
+    writer = this_process()
+    assert is_alive(writer, time.time())
+    real_read = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, *rest: "another" if path.name == "boot_id" else real_read(path, *rest)
+    )
+    assert not is_alive(writer, time.time())
 
 
 def test_a_journal_is_one_head_and_whole_entries(tmp_path):

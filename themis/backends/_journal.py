@@ -44,6 +44,8 @@ class Journal:
         self._file = _create_locked(path)
         self._length = 0
         self._head = head
+        self.is_broken = False
+        """Whether it may end in half an entry, behind which nobody reads."""
 
     def append(self, entry: bytes) -> None:
         """Hand an entry to the operating system, whole or not at all."""
@@ -52,12 +54,14 @@ class Journal:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._file, rest) :]
+            self._length += len(data)
         except BaseException:
             # Half an entry would hide every later one from readers.
+            self.is_broken = True
             os.ftruncate(self._file, self._length)
             os.lseek(self._file, self._length, os.SEEK_SET)
+            self.is_broken = False
             raise
-        self._length += len(data)
 
     def close(self) -> None:
         """Give back the file descriptor."""
@@ -71,9 +75,9 @@ class Journal:
         self.close()
 
 
-def journal_name(launch: str, number: int, kind: RecordKind, suffix: str) -> str:
-    """The name of the journal of one part."""
-    return f"{launch}-{number:06d}.{kind}{suffix}"
+def journal_name(launch: str, number: int, kind: RecordKind, suffix: str, broken: int = 0) -> str:
+    """The name of the journal of one part, of which so many others broke."""
+    return f"{launch}-{number:06d}{f'-{broken}' if broken else ''}.{kind}{suffix}"
 
 
 def journals_of(kind: RecordKind, names: Sequence[str]) -> list[str]:

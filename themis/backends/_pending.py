@@ -49,6 +49,7 @@ class Pending:
     since: float = field(default_factory=time.monotonic)
     n_rows: int = 0
     nbytes: int = 0
+    n_broken: int = 0
     _tables: list[pa.Table] = field(default_factory=list)
     _rows: list[Row] = field(default_factory=list)
     _journals: dict[str, Journal] = field(default_factory=dict)
@@ -73,7 +74,10 @@ class Pending:
         return list(self._tables)
 
     def journal(self, suffix: str, entry: bytes, new: Callable[[Pending, str], Journal]) -> None:
-        """Add an entry to the journal of this suffix, made when there is none."""
+        """Add an entry to the journal of this suffix, made when there is none, or a broken one."""
+        if suffix in self._journals and self._journals[suffix].is_broken:
+            self._journals[f"{suffix} {self.n_broken}"] = self._journals.pop(suffix)
+            self.n_broken += 1
         if suffix not in self._journals:
             self._journals[suffix] = new(self, suffix)
         self._journals[suffix].append(entry)

@@ -298,7 +298,7 @@ class Writer:
         return Journal(self._journal_path(part, suffix), head)
 
     def _journal_path(self, part: Pending, suffix: str) -> Path:
-        name = journal_name(self.launch, part.number, part.kind, suffix)
+        name = journal_name(self.launch, part.number, part.kind, suffix, part.n_broken)
         return self._place.local_path(f"{self._run_id}/journal/{name}")
 
     def _write_sealed(self, until: float) -> None:
