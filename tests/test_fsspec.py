@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import gzip
 import json
@@ -18,8 +19,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from themis.backends._journal import Journal
+from themis.backends._alive import is_alive, this_process
+from themis.backends._journal import Journal, left_behind, rows_entry, rows_head
 from themis.backends._parts import FORMATS
+from themis.backends._place import Place
+from themis.backends._upkeep import Upkeep
 from themis.backends.fsspec import FsspecStorageBackend, LocalFileStorageBackend
 from themis.errors import StorageError, UsageError
 from themis.records import SCHEMA_VERSION, EvaluationRecord, GenerationRecord
@@ -175,6 +179,43 @@ def test_a_failed_journal_write_leaves_the_journal_whole(tmp_path, monkeypatch):
     storage.close()
 
 
+def test_a_journal_that_cannot_be_mended_is_followed_by_another(tmp_path, monkeypatch):
+    """Where half an entry cannot be cut off, what is accepted later stands in another journal, and is read."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    storage.save_generation_record("run", generation("before"))
+    real_write = os.write
+
+    def half(descriptor, data):
+        monkeypatch.setattr(os, "write", fail)
+        return real_write(descriptor, data[:50])
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "write", half)
+    monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(StorageError, match="nothing was saved"):
+        storage.save_generation_record("run", generation("lost"))
+    monkeypatch.undo()
+    storage.save_generation_record("run", generation("after"))
+
+    assert ids(FsspecStorageBackend(tmp_path)) == ["after", "before"]
+    assert storage.verify("run").foreign == []
+    storage.close()
+    assert files(tmp_path / "run/journal") == []
+
+
+def test_a_process_of_before_a_reboot_is_dead(monkeypatch):
+    """A process number that another boot of this machine gave says nothing about who has it now."""
+    writer = this_process()
+    assert is_alive(writer, time.time())
+    real_read = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, *rest: "another" if path.name == "boot_id" else real_read(path, *rest)
+    )
+    assert not is_alive(writer, time.time())
+
+
 def test_a_journal_is_one_head_and_whole_entries(tmp_path):
     """The head is written once, with the first entry, and removal deletes the file."""
     journal = Journal(tmp_path / "new/journal", b"head;")
@@ -184,6 +225,78 @@ def test_a_journal_is_one_head_and_whole_entries(tmp_path):
     assert (tmp_path / "new/journal").read_bytes() == b"head;one;two;"
     journal.remove()
     assert files(tmp_path) == []
+
+
+def test_a_new_journal_is_locked_before_it_can_be_found(tmp_path, monkeypatch):
+    """Whoever opens the run at the moment in which a journal is locked leaves it to its living writer."""
+    real_flock, adopted = fcntl.flock, []
+
+    def adopt_first(descriptor, operation):
+        monkeypatch.setattr(fcntl, "flock", real_flock)
+        adopted.append(Upkeep(Place(tmp_path), "run", "parquet").adopt_journals())
+        real_flock(descriptor, operation)
+
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    storage.save_launch("run", {})
+    monkeypatch.setattr(fcntl, "flock", adopt_first)
+    storage.save_generation_record("run", generation("1"))
+
+    assert adopted == [[]]
+    assert ids(FsspecStorageBackend(tmp_path)) == ["1"]
+    storage.close()
+    assert files(tmp_path / "run/journal") == []
+
+
+def test_a_journal_that_somebody_else_removed_is_not_left_behind(tmp_path, monkeypatch):
+    """Whoever gets the lock of a journal after another one has adopted it does not adopt it again."""
+    path = tmp_path / "journal"
+    path.write_bytes(b"")
+    real_flock = fcntl.flock
+
+    def remove_first(descriptor, operation):
+        path.unlink()
+        real_flock(descriptor, operation)
+
+    with left_behind(path) as gone:
+        assert gone
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with left_behind(path) as gone:
+        assert not gone
+
+
+@pytest.mark.parametrize(("error", "refused"), [(BlockingIOError(11, "taken"), True), (OSError(95, "no locks"), False)])
+def test_a_disk_without_locks_keeps_journals(tmp_path, monkeypatch, error, refused):
+    """A disk that knows no locks keeps a journal all the same; a lock that somebody else has refuses the save."""
+
+    def flock(*_):
+        raise error
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with FsspecStorageBackend(tmp_path, flush_seconds=60) as storage:
+        if refused:
+            with pytest.raises(StorageError, match="taken; nothing was saved"):
+                storage.save_generation_record("run", generation("1"))
+        else:
+            storage.save_generation_record("run", generation("1"))
+        assert len(files(tmp_path / "run/journal")) == (0 if refused else 1)
+
+
+@pytest.mark.parametrize("values", [b'["too", "few"]', b"not JSON", b""])
+def test_a_journal_of_another_version_says_what_to_do(tmp_path, caplog, values):
+    """Rows that another version journalled are a StorageError for who reads, and a warning for who saves."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        storage.save_generation_record("run", generation("1"))
+    journal = tmp_path / "run/journal/000009-ab-000000.generations.rows"
+    journal.write_bytes(rows_head("run", "000009-ab") + rows_entry(0, 0, values))
+
+    for call in (storage.load_generation_records, storage.verify, storage.compact):
+        with pytest.raises(StorageError, match=r"generations\.rows, which another version.*move the file away"):
+            call("run")
+    with FsspecStorageBackend(tmp_path) as writer:
+        writer.save_generation_record("run", generation("2"))
+    assert "which another version" in caplog.text
+    journal.unlink()
+    assert ids(FsspecStorageBackend(tmp_path)) == ["1", "2"]
 
 
 def test_rows_become_a_part_in_the_background(tmp_path):
@@ -255,6 +368,40 @@ def test_a_process_that_ends_without_close_flushes(s3):
 
     assert (done.returncode, done.stderr) == (0, "")
     assert ids(FsspecStorageBackend(url, storage_options=s3.storage_options)) == ["1"]
+
+
+_SAVE_AFTER_MAIN = """
+import json, sys, threading, time
+from themis.backends.fsspec import FsspecStorageBackend
+from themis.records import GenerationRecord
+storage = FsspecStorageBackend(sys.argv[1], storage_options=json.loads(sys.argv[2]), flush_seconds=60)
+def save(number):
+    storage.save_generation_record("run", GenerationRecord(id=str(number), prompt="p", response="r"))
+def go_on():
+    threading.main_thread().join()
+    time.sleep(0.5)
+    save(2)
+save(1)
+threading.Thread(target=go_on).start()
+"""
+
+
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_what_a_thread_saves_after_main_ended_is_flushed(tmp_path, request, where):
+    """A thread that goes on after the main one ended has what it saves in a part when the process is gone."""
+    url, options = str(tmp_path), {}
+    if where == "s3":
+        s3 = request.getfixturevalue("s3")
+        url, options = s3.new_url(), s3.storage_options
+    command = [sys.executable, "-c", _SAVE_AFTER_MAIN, url, json.dumps(options)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1], check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    storage = FsspecStorageBackend(url, storage_options=options)
+    assert ids(storage) == ["1", "2"]
+    assert not [path for path in storage._place.tree() if "/journal/" in path]
 
 
 def _save_in_child(storage):

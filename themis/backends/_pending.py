@@ -1,4 +1,4 @@
-"""Accepted rows that will be one part, and the journals that guard them."""
+"""Rows on their way to be accepted, and accepted ones that will be a part with the journals that guard them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from themis.backends._rows import rows_to_table
+from themis.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,27 @@ if TYPE_CHECKING:
     from themis.records import RecordKind
 
 
+def interrupted() -> StorageError:
+    """Why an interruption refuses records."""
+    return StorageError("it was interrupted; nothing was saved")
+
+
+@dataclass(eq=False)
+class Entry:
+    """Records of one call on their way to be accepted; `error` is why they were not."""
+
+    kind: RecordKind
+    rows: list[Row]
+    lines: list[bytes]
+    done: bool = False
+    error: Exception | None = None
+
+    def end(self, error: Exception | None) -> None:
+        """Tell the thread that waits, which looks at the error once it is done."""
+        self.error = error
+        self.done = True
+
+
 @dataclass(eq=False)
 class Pending:
     """Rows that will be one part. `number` is unique among the parts of a writer."""
@@ -27,6 +49,7 @@ class Pending:
     since: float = field(default_factory=time.monotonic)
     n_rows: int = 0
     nbytes: int = 0
+    n_broken: int = 0
     _tables: list[pa.Table] = field(default_factory=list)
     _rows: list[Row] = field(default_factory=list)
     _journals: dict[str, Journal] = field(default_factory=dict)
@@ -51,7 +74,10 @@ class Pending:
         return list(self._tables)
 
     def journal(self, suffix: str, entry: bytes, new: Callable[[Pending, str], Journal]) -> None:
-        """Add an entry to the journal of this suffix, made when there is none."""
+        """Add an entry to the journal of this suffix, made when there is none, or a broken one."""
+        if suffix in self._journals and self._journals[suffix].is_broken:
+            self._journals[f"{suffix} {self.n_broken}"] = self._journals.pop(suffix)
+            self.n_broken += 1
         if suffix not in self._journals:
             self._journals[suffix] = new(self, suffix)
         self._journals[suffix].append(entry)

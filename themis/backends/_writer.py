@@ -26,8 +26,8 @@ from themis.backends._journal import (
     tables_head,
 )
 from themis.backends._parts import encode_part, part_name
-from themis.backends._pending import Pending
-from themis.backends._rows import Row, encode_row
+from themis.backends._pending import Entry, Pending, interrupted
+from themis.backends._rows import encode_row
 from themis.errors import StorageError, UsageError
 from themis.records import SCHEMA_VERSION
 
@@ -61,17 +61,6 @@ class Limits:
     seconds: float
 
 
-@dataclass(eq=False)
-class _Entry:
-    """Records of one call on their way to be accepted; `error` is why they were not."""
-
-    kind: RecordKind
-    rows: list[Row]
-    lines: list[bytes]
-    done: bool = False
-    error: Exception | None = None
-
-
 class Writer:
     """Adds rows to one run from one process, under a launch id of its own. Thread-safe.
 
@@ -92,7 +81,7 @@ class Writer:
         self._flushing = threading.RLock()
         self._gone = False
         self._closed = False
-        self._waiting: deque[_Entry] = deque()
+        self._waiting: deque[Entry] = deque()
         self._open: dict[RecordKind, Pending] = {}
         self._sealed: list[Pending] = []
         self._next_seq = 0
@@ -112,8 +101,10 @@ class Writer:
 
     def save_launch(self, fields: dict[str, Any]) -> None:
         """Write what this process says of itself, replacing what it said before."""
-        self._fields, self._closed = fields, False
-        self._write_launch(None)
+        with self._flushing:
+            self._refuse_if_gone()
+            self._fields, self._closed = fields, False
+            self._write_launch(None)
 
     def append(self, kind: RecordKind, records: Sequence[Any]) -> bool:
         """Accept the records, all or none; True when that changes when the next flush is due.
@@ -126,13 +117,15 @@ class Writer:
         if None in encoded:
             return self._append_table(kind, records)
         rows, lines = zip(*[pair for pair in encoded if pair], strict=True)
-        entry = _Entry(kind, list(rows), list(lines))
+        entry = Entry(kind, list(rows), list(lines))
         # One thread accepts what has come together while another one wrote: a lock and a write for each cost more.
         self._waiting.append(entry)
         changed = False
         if not entry.done:
             with self._lock:
                 changed = not entry.done and self._accept_waiting()
+        if not entry.done:  # its thread was interrupted between taking it and holding it
+            raise interrupted()
         if entry.error:
             raise entry.error
         return changed
@@ -160,11 +153,15 @@ class Writer:
     def beat(self) -> None:
         """Say that this process lives, unless somebody deleted the run."""
         self._next_beat = time.monotonic() + BEAT_SECONDS
-        try:
-            if self._place.exists(f"{self._run_id}/run.json"):
-                self._write_launch(None, until=0)
-        except StorageError as error:
-            logger.warning("run %s: no heartbeat: %s", self._run_id, error)
+        mark = f"{self._run_id}/run.json"
+        with self._flushing:  # for which a deletion by this backend waits
+            try:
+                if not self._gone and self._place.exists(mark):
+                    self._write_launch(None, until=0)
+                    if not self._place.exists(mark):  # another process deleted the run in between
+                        self._place.remove_files([self._launch_path()])
+            except StorageError as error:
+                logger.warning("run %s: no heartbeat: %s", self._run_id, error)
 
     def flush(self) -> None:
         """Return when everything accepted so far is durable.
@@ -185,12 +182,17 @@ class Writer:
                 self._open, self.is_behind = {}, False
             self._write_sealed(until)
 
+    def put_off(self) -> None:
+        """Let some time pass before the next flush is due: the last one failed."""
+        self._not_before = time.monotonic() + max(self._limits.seconds, 1.0)
+
     def close(self) -> None:
         """Flush, and say that this process writes no more; another append takes that back."""
         self.flush()
-        if not (self._gone or self._closed or "status" in self._fields):
-            self._write_launch(time.time())
-        self._closed = True
+        with self._flushing:
+            if not (self._gone or self._closed or "status" in self._fields):
+                self._write_launch(time.time())
+            self._closed = True
 
     def discard(self) -> None:
         """Forget what is pending, and its journals: the run is being deleted."""
@@ -220,24 +222,31 @@ class Writer:
 
     def _accept_waiting(self) -> bool:
         """Accept all entries that wait, whose threads come for the lock next; whether another flush is due."""
-        waiting: dict[RecordKind, list[_Entry]] = {}
-        while self._waiting:
-            entry = self._waiting.popleft()
-            waiting.setdefault(entry.kind, []).append(entry)
+        taken: list[Entry] = []
         changed = False
-        for kind, entries in waiting.items():
-            error: Exception | None = StorageError("it was interrupted; nothing was saved")
-            try:
-                changed |= self._accept(kind, entries)
-                error = None
-            except Exception as refused:  # noqa: BLE001 - raised on each thread whose records these are
-                error = refused
-            finally:
-                for entry in entries:
-                    entry.done, entry.error = True, error
+        try:
+            while self._waiting:
+                taken.append(self._waiting.popleft())
+            for kind in dict.fromkeys(entry.kind for entry in taken):
+                changed |= self._accept_of_kind(kind, [entry for entry in taken if entry.kind == kind])
+        finally:  # an interruption ends them all: nobody else will look after what left the queue
+            for entry in taken:
+                if not entry.done:
+                    entry.end(interrupted())
         return changed
 
-    def _accept(self, kind: RecordKind, entries: list[_Entry]) -> bool:
+    def _accept_of_kind(self, kind: RecordKind, entries: list[Entry]) -> bool:
+        error: Exception | None = None
+        changed = False
+        try:
+            changed = self._accept(kind, entries)
+        except Exception as refused:  # noqa: BLE001 - raised on each thread whose records these are
+            error = refused
+        for entry in entries:
+            entry.end(error)
+        return changed
+
+    def _accept(self, kind: RecordKind, entries: list[Entry]) -> bool:
         part = self._part(kind)
         saved_at = round(time.time() * _MICROSECONDS)
         rows = [row for entry in entries for row in entry.rows]
@@ -252,12 +261,15 @@ class Writer:
 
     def _part(self, kind: RecordKind) -> Pending:
         """The part that takes the next rows of a kind; it is open once it has some."""
-        if self._gone:
-            raise StorageError(f"run {self._run_id!r} was deleted while this was saved; save it again")
+        self._refuse_if_gone()
         if kind not in self._open:
             self._next_number += 1
             return Pending(kind, self._next_number - 1)
         return self._open[kind]
+
+    def _refuse_if_gone(self) -> None:
+        if self._gone:
+            raise StorageError(f"run {self._run_id!r} was deleted while this was saved; save it again")
 
     def _added(self, part: Pending, add: Callable[[], None]) -> bool:
         """Add rows to a part; whether that changes when a flush is due."""
@@ -286,7 +298,7 @@ class Writer:
         return Journal(self._journal_path(part, suffix), head)
 
     def _journal_path(self, part: Pending, suffix: str) -> Path:
-        name = journal_name(self.launch, part.number, part.kind, suffix)
+        name = journal_name(self.launch, part.number, part.kind, suffix, part.n_broken)
         return self._place.local_path(f"{self._run_id}/journal/{name}")
 
     def _write_sealed(self, until: float) -> None:
@@ -300,7 +312,7 @@ class Writer:
         with self._lock:
             n_rows = sum(part.n_rows for part in [*self._sealed, *self._open.values()])
         error = StorageError(f"{failures[0]}; {n_rows} records of run {self._run_id!r} are kept for the next flush()")
-        self._not_before = time.monotonic() + max(self._limits.seconds, 1.0)
+        self.put_off()
         self._failed = (time.monotonic(), error)
         raise error from failures[0]
 
@@ -315,9 +327,10 @@ class Writer:
             name = part_name(self.launch, part.number, data, self._format)
             self._place.write(f"{self._run_id}/{part.kind}/{name}", data, until)
             pa.default_memory_pool().release_unused()  # else it keeps what the part took, some 20 MB
-        except StorageError as error:
+        except Exception as error:  # noqa: BLE001 - the other parts are written, and this one again
             logger.warning("%d %s of run %s wait: %s", part.n_rows, part.kind, self._run_id, error)
-            return error
+            what = f"{part.kind} of run {self._run_id!r} in {self._place.url}"
+            return error if isinstance(error, StorageError) else StorageError(f"cannot write {what}: {error!r}")
         with self._lock:
             self._sealed = [other for other in self._sealed if other is not part]
             self._written[part.kind] += part.n_rows
@@ -339,8 +352,10 @@ class Writer:
             "parts": parts,
             "rows": written,
         }
-        path = f"{self._run_id}/launches/{self.launch}.json"
-        self._place.write(path, encode_json({**self._fields, **own, "writer": writer}), until)
+        self._place.write(self._launch_path(), encode_json({**self._fields, **own, "writer": writer}), until)
+
+    def _launch_path(self) -> str:
+        return f"{self._run_id}/launches/{self.launch}.json"
 
 
 def run_json(run_id: str, metadata: dict[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from themis.backends._journal import OtherVersionError
 from themis.backends._upkeep import Upkeep
 from themis.backends._writer import Limits, Writer
 from themis.backends.storage import check_run_id
@@ -39,6 +40,7 @@ class Writers:
 
     def _reset(self) -> None:
         self._wake = threading.Condition()
+        self._opening = threading.RLock()
         self._by_run: dict[str, Writer] = {}
         self._thread: threading.Thread | None = None
 
@@ -47,13 +49,13 @@ class Writers:
         writer = self.peek(check_run_id(run_id))
         if writer:
             return writer
-        with self._wake:
-            if run_id not in self._by_run:
-                self._by_run[run_id] = Writer(self._place, run_id, self._format, self._limits)
-                Upkeep(self._place, run_id, self._format).adopt_journals()
-                self._run()
-                self._wake.notify_all()
-            return self._by_run[run_id]
+        with self._opening:  # not the lock that every save and the thread take: this may wait for a store
+            writer = self.peek(run_id)
+            if writer is None:
+                writer = self._by_run[run_id] = Writer(self._place, run_id, self._format, self._limits)
+                self._adopt_journals(run_id)
+                self._see_to_it()
+            return writer
 
     def peek(self, run_id: str) -> Writer | None:
         """The run's writer, None when this process has saved nothing there."""
@@ -70,9 +72,7 @@ class Writers:
         if self._at_once:
             writer.flush()
         elif changed:
-            with self._wake:
-                self._run()
-                self._wake.notify_all()
+            self._see_to_it()
 
     def discard(self, run_id: str) -> None:
         """Forget the run's writer and what it holds."""
@@ -98,7 +98,7 @@ class Writers:
         """Close where there is nobody to raise to: log what could not be written."""
         try:
             self.close()
-        except StorageError:
+        except Exception:
             logger.exception("records that nobody flushed could not be written")
 
     def close_forgotten(self) -> None:
@@ -115,19 +115,30 @@ class Writers:
         self._reset()
 
     def _each(self, act: Callable[[Writer], None]) -> None:
-        failures = []
+        failures: list[Exception] = []
         for writer in list(self._by_run.values()):
             try:
                 act(writer)
-            except StorageError as error:
+            except Exception as error:  # noqa: BLE001 - raised below: the others are not to suffer for it
                 failures.append(error)
+        for other in failures[1:]:
+            logger.warning("of several failures the first is raised, this is another: %s", other)
         if failures:
             raise failures[0]
 
-    def _run(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="themis-storage", daemon=True)
-            self._thread.start()
+    def _adopt_journals(self, run_id: str) -> None:
+        try:
+            Upkeep(self._place, run_id, self._format).adopt_journals()
+        except OtherVersionError as error:  # which is no reason to refuse what is saved now
+            logger.warning("run %s: %s", run_id, error)
+
+    def _see_to_it(self) -> None:
+        """Have the thread look at what is due, and start it when there is none."""
+        with self._wake:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._work, name="themis-storage", daemon=True)
+                self._thread.start()
+            self._wake.notify_all()
 
     def _work(self) -> None:
         """Flush what is due, and say every now and then that this process lives."""
@@ -142,11 +153,20 @@ class Writers:
                 if not due:
                     self._wake.wait(_soonest(*waits.values()))
             for writer in due:
-                if _is_due(writer.due_in(time.monotonic())):
-                    with contextlib.suppress(StorageError):  # logged, kept, and raised by flush() if it stays so
-                        writer.flush()
-                if _is_due(writer.beat_due_in(time.monotonic())):
-                    writer.beat()
+                _tend(writer)
+
+
+def _tend(writer: Writer) -> None:
+    """Flush and beat when that is due. Nothing that goes wrong in one run ends the thread, which others need too."""
+    try:
+        if _is_due(writer.due_in(time.monotonic())):
+            with contextlib.suppress(StorageError):  # logged, kept, and raised by flush() if it stays so
+                writer.flush()
+        if _is_due(writer.beat_due_in(time.monotonic())):
+            writer.beat()
+    except Exception:
+        writer.put_off()
+        logger.exception("what was saved is kept, and is written later")
 
 
 def _soonest(*waits: float | None) -> float | None:
@@ -170,6 +190,15 @@ def _after_fork() -> None:
         writers.after_fork()
 
 
+def _close_before_threads_end() -> None:
+    """Close while thread pools run, and once more when the threads that go on after the main one have ended.
+
+    The second hook is the last one registered, so that it runs before those that end the filesystems' sessions.
+    """
+    atexit.register(_close_all)
+    _close_all()
+
+
 # Plain atexit runs after the thread pools have ended, on which asynchronous filesystems resolve host names.
-getattr(threading, "_register_atexit", atexit.register)(_close_all)
+getattr(threading, "_register_atexit", atexit.register)(_close_before_threads_end)
 os.register_at_fork(after_in_child=_after_fork)

@@ -15,11 +15,13 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from themis import arrow
+from themis.backends._layout import is_run, remove_run, runs_among
 from themis.backends._parts import FORMATS, read_json
 from themis.backends._place import RETRY_SECONDS, Place
 from themis.backends._reader import Reader
@@ -43,7 +45,8 @@ if TYPE_CHECKING:
     from themis.records import EvaluationRecord, GenerationRecord, RecordKind, Sample
     from themis.winners import IdSet
 
-_OF_A_RUN = ("run.json", "launches", "samples", "generations", "evaluations", "report.json", "journal", "damaged")
+_PROBED_AT_ONCE = 32
+"""Folders of a store that are looked into concurrently."""
 
 
 class FsspecStorageBackend(StorageBackend):
@@ -164,8 +167,9 @@ class FsspecStorageBackend(StorageBackend):
 
     def list_runs(self) -> list[str]:
         folders = [name for name in self._place.folders() if self._is_run_id(name)]
-        # On a disk a folder may be somebody else's; on an object store it is there because something is in it.
-        return [name for name in folders if self._is_run(name)] if self._place.local else folders
+        with ThreadPoolExecutor(_PROBED_AT_ONCE, "themis-list") as pool:
+            probe = map if self._place.local or len(folders) < 2 else pool.map
+            return [name for name, is_one in zip(folders, probe(self._is_run, folders), strict=True) if is_one]
 
     def run_exists(self, run_id: str) -> bool:
         return self._is_run(check_run_id(run_id))
@@ -173,7 +177,7 @@ class FsspecStorageBackend(StorageBackend):
     def delete_run(self, run_id: str) -> None:
         self._writers.discard(run_id)
         self._require(check_run_id(run_id))
-        self._place.remove(run_id, last="run.json")
+        remove_run(self._place, run_id)
 
     def scan(
         self, run_id: str, kind: RecordKind, columns: Iterable[str] | None = None, where: pc.Expression | None = None
@@ -217,7 +221,11 @@ class FsspecStorageBackend(StorageBackend):
         return run_infos(self._place, [run_id])[0]
 
     def run_infos(self, run_ids: Iterable[str] | None = None) -> list[RunInfo]:
-        return run_infos(self._place, self.list_runs() if run_ids is None else list(map(check_run_id, run_ids)))
+        if run_ids is not None:
+            return run_infos(self._place, list(map(check_run_id, run_ids)))
+        # Of many runs everything is listed anyway, which takes a store fewer requests than a look into each.
+        found = self.list_runs() if self._place.local else runs_among(self._place.tree())
+        return run_infos(self._place, list(filter(self._is_run_id, found)))
 
     def compact(self, run_id: str, *, keep_replaced: bool = False) -> Compaction:
         """Merge small parts into large ones, and parts of the other format into this one's.
@@ -290,9 +298,7 @@ class FsspecStorageBackend(StorageBackend):
             raise RunNotFoundError(f"no run {run_id!r} in {self._place.url}; list_runs() gives what there is")
 
     def _is_run(self, run_id: str) -> bool:
-        if self._place.local:  # where a folder may be somebody else's
-            return any(self._place.exists(f"{run_id}/{name}") for name in _OF_A_RUN)
-        return self._place.exists(run_id)
+        return is_run(self._place, run_id)
 
     @staticmethod
     def _is_run_id(name: str) -> bool:
