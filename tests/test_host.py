@@ -19,6 +19,7 @@ from themis.backends._wire import ItemPacker, unpack_runs
 def make(monkeypatch):
     """Makes hosts of a function, which stay for `idle` seconds without items; all are closed at the end."""
     monkeypatch.setattr(_host, "introduction", lambda: b"here")
+    monkeypatch.setattr(_host, "FIRST_SECONDS", 0.0)
     hosts = []
 
     def make(func, idle=0.2):
@@ -51,6 +52,18 @@ def test_a_host_says_that_it_goes_when_it_has_nothing_to_do(make):
 
     assert (first, last) == (b"here", OVER)
     assert results(messages) == {0: 2, 1: 4, 2: 6}
+
+
+def test_a_host_waits_longer_for_its_first_items(make, monkeypatch):
+    """A driver that is slow to hear of a host finds it there still."""
+    monkeypatch.setattr(_host, "FIRST_SECONDS", 10.0)
+    host = make(lambda x: 2 * x, idle=0.0)
+    messages = host.messages()
+    assert next(messages) == b"here"
+
+    threading.Timer(0.5, host.put, [1, packed(21)]).start()
+
+    assert results([next(messages)]) == {0: 42}
 
 
 def test_what_comes_after_the_end_does_not_begin(make):

@@ -44,6 +44,9 @@ UNREACHABLE = b"unreachable:"
 IDLE_SECONDS, ACTOR_IDLE_SECONDS = 0.2, 2.0
 """How long a host stays that has nothing to do; an actor, which needs a new process to come back, for longer."""
 
+FIRST_SECONDS = 2.0
+"""How long it waits for its first items: the driver may be slow to hear that it is there."""
+
 MESSAGE_BYTES = 1_000_000
 """Results of about this size travel together, larger ones one by one."""
 
@@ -138,6 +141,7 @@ class Host:
         self._busy = time.monotonic()  # when it last had an item
         self._idle_seconds = order.idle
         self._error: Exception | None = None
+        self._ended = False
         self._leaving = False
         self._over = False
 
@@ -170,7 +174,7 @@ class Host:
 
     def ended(self) -> None:
         """Nothing more will come: end when everything is done."""
-        self._idle_seconds = 0.0
+        self._ended = True
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -200,8 +204,9 @@ class Host:
 
     def _is_over(self) -> bool:
         with self._lock:
-            idle = self._n_sent == self._n_put and time.monotonic() - self._busy >= self._idle_seconds
-            self._over = self._over or idle
+            stays = self._idle_seconds if self._n_put else max(self._idle_seconds, FIRST_SECONDS)
+            idle = self._n_sent == self._n_put and time.monotonic() - self._busy >= stays
+            self._over = self._over or idle or (self._ended and self._n_sent == self._n_put)
             return self._over
 
     def _wait_for_the_kill(self) -> None:

@@ -67,6 +67,15 @@ def active_seconds(thread: _Thread) -> float:
         return time.process_time()
 
 
+def is_runnable(thread: _Thread) -> bool:
+    """Whether a thread that is alive runs or stands in line for a CPU at this moment; False where that is not known."""
+    try:
+        with open(f"/proc/self/task/{thread.native}/stat", "rb") as file:  # noqa: PTH123 - once per look
+            return file.read().rpartition(b")")[2].split()[0] == b"R"
+    except OSError:
+        return False
+
+
 class ThreadSlots(Slots):
     """Slots on daemon threads.
 
@@ -219,7 +228,8 @@ class ThreadSlots(Slots):
         """Whether the threads have been idle for the most part since the last look, going by one of them."""
         now, active = time.perf_counter(), active_seconds(thread)
         (before, since, then), self._seen = self._seen, (thread, now, active)
-        if before != thread or now <= since:
+        # The clocks know of no time in line that is not over yet.
+        if before != thread or now <= since or is_runnable(thread):
             return False
         return (active - then) * n_running < WAITS_BELOW * (now - since)
 
