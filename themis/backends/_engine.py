@@ -39,6 +39,9 @@ MAX_DEATHS = 3
 CUT_AFTER_LOSS = 8
 """What was lost with its worker is leased again in pieces of this fraction: one of them may end workers."""
 
+CUT_ABOVE = 256
+"""But not so few: those that a worker has in reserve have hardly begun."""
+
 AHEAD_SECONDS = 0.5
 """Work that a window without a bound of the caller's may hold ahead of the consumer."""
 
@@ -112,10 +115,11 @@ class Crew(ABC):
         return wanted
 
     @abstractmethod
-    def wants(self, waiting: int, *, alone: bool = False) -> int:
+    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
         """How many of `waiting` items it takes now, in one lease; 0 for none.
 
-        Of items that have to run `alone` it takes one at a time.
+        Of items that have to run `alone` it takes one at a time. What is to be `apart` goes to a worker that has
+        nothing else, and gets nothing else meanwhile.
         """
 
     @abstractmethod
@@ -138,7 +142,7 @@ class InlineCrew(Crew):
         self._func = func
         self._todo: deque[Chunk] = deque()
 
-    def wants(self, waiting: int, *, alone: bool = False) -> int:
+    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
         return 0 if self._todo else 1
 
     def submit(self, chunk: Chunk) -> None:
@@ -161,7 +165,7 @@ class SlotsCrew(Crew):
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
 
-    def wants(self, waiting: int, *, alone: bool = False) -> int:
+    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
         return waiting  # the slots hold what has not begun; the window bounds it
 
     def submit(self, chunk: Chunk) -> None:
@@ -270,6 +274,7 @@ class _Map:
         self._suspects: deque[Chunk] = deque()
         self._deaths: dict[int, int] = {}
         self._executions: dict[int, int] = {}
+        self._apart: set[int] = set()  # where leases with a cap began
         self._again = 0
         self._began = time.monotonic()
 
@@ -339,12 +344,17 @@ class _Map:
     def _submit(self) -> None:
         while self._suspects and self._crew.wants(len(self._suspects), alone=True):
             self._lease(self._suspects.popleft())
-        while self._todo and (count := self._crew.wants(sum(len(chunk.items) for chunk in self._todo))):
+        while self._todo:
             first = self._todo[0]
+            waiting = sum(len(chunk.items) for chunk in self._todo)
+            if not (count := self._crew.wants(waiting, apart=first.cap is not None)):
+                break
             count = min(count, len(first.items), first.cap or count)
             self._lease(self._todo.popleft() if count == len(first.items) else first.cut(count))
 
     def _lease(self, chunk: Chunk) -> None:
+        if chunk.cap is not None:
+            self._apart.add(chunk.start)
         self._table.hand_out(chunk)
         self._crew.submit(chunk)
 
@@ -367,6 +377,7 @@ class _Map:
         self._again += sum(len(chunk.items) for chunk in lost) if loss.begun else 0
         alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
         left, begun = loss.suspects, loss.begun - loss.suspects
+        narrows = any(lease.start in self._apart for lease in loss.leases)
         later: list[Chunk] = []
         for chunk in lost:
             if not loss.begun and chunk.start in self._deaths:  # a suspect is one still
@@ -376,7 +387,7 @@ class _Map:
             while chunk.items and left:
                 left -= 1
                 self._suspect(chunk.cut(1), loss, alone)
-            cap = max(1, len(chunk.items) // CUT_AFTER_LOSS) if loss.begun else chunk.cap
+            cap = max(1, len(chunk.items) // CUT_AFTER_LOSS) if narrows or len(chunk.items) > CUT_ABOVE else None
             for part in (chunk.cut(min(begun, len(chunk.items))), chunk):
                 if part.items:
                     part.cap, part.execution = cap, self._count_executions(part, begun=begun > 0)

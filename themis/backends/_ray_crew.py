@@ -85,10 +85,15 @@ class RayCrew(Crew):
         per_item = tempo.result_bytes + self._n_bytes / max(self._n_sent, 1)
         return min(wanted, max(self._limit, int(WINDOW_BYTES / max(per_item, 1.0))))
 
-    def wants(self, waiting: int, *, alone: bool = False) -> int:
+    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
         if alone:
             self._target = self._loner(waiting)
             return int(self._target is not None)
+        if apart:
+            self._plan.clear()
+            self._hire(waiting)
+            self._target = next((worker for worker in self._share() if worker.listens and not worker.n_left), None)
+            return waiting if self._target is not None else 0
         if not self._plan:
             self._plan = deque(self._needs(waiting))
         self._target, count = self._plan.popleft() if self._plan else (None, 0)
@@ -98,7 +103,7 @@ class RayCrew(Crew):
         """Who should get how many of the items that wait, the neediest first."""
         self._hire(waiting)
         sharing = self._share()
-        up = [worker for worker in sharing if worker.listens]
+        up = [worker for worker in sharing if worker.listens and not (worker.apart and worker.n_left)]
         if not up:
             return
         # Its part of all that is pulled: the workers should come to the end together.
@@ -218,6 +223,7 @@ class RayCrew(Crew):
             return
         if self._target.reserved:
             self._target.resize(1)
+        self._target.apart = chunk.cap is not None
         self._target.way.send(self._target.size, data)
         self._target.add(chunk.start, chunk.stop, count)
 

@@ -48,6 +48,7 @@ class Worker:
         placed: On a node that was named, `node`.
         size: Its share of what may be in progress.
         reserved: It gets no items but such as may have ended their worker before, one at a time.
+        apart: It gets no others until what it has is done.
         up: It has spoken.
         heard: When it spoke last.
         node: Where it is, or should be.
@@ -61,6 +62,7 @@ class Worker:
     placed: bool = False
     size: int = 1
     reserved: bool = False
+    apart: bool = False
     up: bool = False
     heard: float = 0.0
     node: str = ""
