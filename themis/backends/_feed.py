@@ -10,13 +10,14 @@ any worker that ended.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import socket
 import struct
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
+
+from themis.backends._slots import process_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +109,8 @@ class Door:
     """
 
     def __init__(self, host: str) -> None:
-        self._loop = _feeding_loop()
+        # Not the loop of the user's coroutines: one that holds it must not stop the feeding of others.
+        self._loop = process_loop("themis-feed")
         self._expected: dict[bytes, tuple[Lane, bytes]] = {}
         starting = asyncio.start_server(self._welcome, host, 0, backlog=BACKLOG)
         self._server = asyncio.run_coroutine_threadsafe(starting, self._loop).result()
@@ -140,21 +142,6 @@ class Door:
     def close(self) -> None:
         """Take no more connections; those that are there stay."""
         self._loop.call_soon_threadsafe(self._server.close)
-
-
-_loops: dict[int, asyncio.AbstractEventLoop] = {}  # by process id: a forked child must not use its parent's
-_loops_lock = threading.Lock()
-
-
-def _feeding_loop() -> asyncio.AbstractEventLoop:
-    """An event loop on a thread of its own: a user's coroutine that holds the process's other loop must not stop it."""
-    with _loops_lock:
-        loop = _loops.get(os.getpid())
-        if loop is None:
-            _loops.clear()
-            loop = _loops[os.getpid()] = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="themis-feed", daemon=True).start()
-        return loop
 
 
 def set_no_delay(connection: socket.socket) -> None:

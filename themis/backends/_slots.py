@@ -131,18 +131,18 @@ def make_slots(
     return ThreadSlots(func, size, timeout, busy, waits)
 
 
-_loops: dict[int, asyncio.AbstractEventLoop] = {}  # by process id: a forked child must not use its parent's
+_loops: dict[tuple[int, str], asyncio.AbstractEventLoop] = {}  # a forked child must not use its parent's
 _loops_lock = threading.Lock()
 
 
-def process_loop() -> asyncio.AbstractEventLoop:
-    """The event loop of this process, running on a daemon thread until the process ends."""
+def process_loop(name: str = "themis-loop") -> asyncio.AbstractEventLoop:
+    """The event loop of this process and name, running on a daemon thread until the process ends."""
+    key = os.getpid(), name
     with _loops_lock:
-        loop = _loops.get(os.getpid())
+        loop = _loops.get(key)
         if loop is None:
-            _loops.clear()
-            loop = _loops[os.getpid()] = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="themis-loop", daemon=True).start()
+            loop = _loops[key] = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name=name, daemon=True).start()
         return loop
 
 
