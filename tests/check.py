@@ -24,6 +24,9 @@ PYTHON = str(BIN / "python")
 NO_TESTS = 5
 """pytest's exit code when a selection leaves no test."""
 
+TEST = [PYTHON, "-m", "pytest", "--timeout", "300"]
+"""A test that takes so many seconds hangs: it ends with the stacks of all threads."""
+
 
 def main(options: list[str]) -> int:
     """The exit code of the first step that fails, 0 when none does."""
@@ -32,8 +35,8 @@ def main(options: list[str]) -> int:
         "lint": [PYTHON, "-m", "ruff", "check", "."],
         "format": [PYTHON, "-m", "ruff", "format", "--check", "."],
         "types": [PYTHON, "-m", "mypy"],
-        "tests": [PYTHON, "-m", "pytest", "-m", "not nodes and not soak", *options],
-        "tests with several Ray nodes": [PYTHON, "-m", "pytest", "-m", "nodes and not soak", *options],
+        "tests": [*TEST, "-m", "not nodes and not soak", *options],
+        "tests with several Ray nodes": [*TEST, "-m", "nodes and not soak", *options],
     }
     for name, command in steps.items():
         code = step(name, command)

@@ -335,7 +335,7 @@ class _Map:
             self._exhausted = len(items) < count
         except Exception as error:  # noqa: BLE001 - raised once the pulled ones are through
             self._exhausted, self._source_error = True, error
-        if self._todo and self._todo[-1].stop == self._pulled and self._todo[-1].cap is None:
+        if self._todo and self._todo[-1].start >= self._table.end:  # not behind what runs again: it has its lease
             self._todo[-1].items.extend(items)
         elif items:
             self._todo.append(Chunk(self._pulled, items))

@@ -1,0 +1,75 @@
+"""The one loop under every backend, with a crew that loses what it was given whenever chance says so."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from themis.backends._chunk import Run
+from themis.backends._engine import Crew, Loss, News, Results, Window
+
+
+class LosingCrew(Crew):
+    """Takes leases of any size, ends them in pieces, and loses some, with whatever it may say of them."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._leases: list[tuple[range, dict[int, object], bool]] = []
+        self._losses_left = 20
+
+    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
+        if len(self._leases) > 4:
+            return 0
+        return 1 if alone else self._chance.randint(0 if self._leases else 1, waiting)
+
+    def submit(self, chunk) -> None:
+        items = dict(enumerate(chunk.items, chunk.start))
+        self._leases.append((range(chunk.start, chunk.stop), items, chunk.alone))
+
+    def wait(self, timeout: float | None) -> News:
+        news = News()
+        if not self._leases or (timeout == 0 and self._chance.random() < 0.5):
+            return news
+        lease, left, alone = self._leases[self._chance.randrange(len(self._leases))]
+        self._end_some(left, news)
+        if not left:
+            self._leases.remove((lease, left, alone))
+        elif self._losses_left and self._chance.random() < 0.5:
+            self._leases.remove((lease, left, alone))
+            self._lose(lease, len(left), news)
+        return news
+
+    def _end_some(self, left: dict[int, object], news: News) -> None:
+        for number in self._chance.sample(sorted(left), self._chance.randint(0, len(left))):
+            news.runs.append(Run(number, [left.pop(number)]))
+
+    def _lose(self, lease: range, n_left: int, news: News) -> None:
+        self._losses_left -= 1
+        begun = self._chance.randint(0, n_left)
+        # Alone, an item may end its worker twice at most here: it is not the item's fault.
+        suspects = self._chance.randint(0, begun) if len(lease) > 1 else 0
+        news.losses.append(Loss([lease], suspects, begun, "chance"))
+
+    def close(self) -> None:
+        self._leases.clear()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_whatever_is_lost_every_item_ends_once(ordered):
+    """Whatever a crew loses, and when, each item has exactly one result, in input order where that is asked."""
+    for seed in range(300):
+        chance = random.Random(seed)
+        n_items, size = chance.choice([1, 12, 100, 2_000]), chance.choice([1, 8, 64, 1_000])
+        window = Window(size, fixed=chance.random() < 0.5)
+        results = Results(
+            lambda chance=chance: LosingCrew(chance),
+            range(n_items),
+            window=window,
+            ordered=ordered,
+            return_exceptions=True,
+        )
+
+        found = list(results)
+
+        assert (found if ordered else sorted(found)) == list(range(n_items)), f"seed {seed}"
