@@ -514,3 +514,20 @@ def test_opening_a_run_holds_up_no_other(tmp_path, monkeypatch):
     storage.close()
     assert was_told == [True]
     assert list(tmp_path.glob("slow/generations/*.parquet"))
+
+
+@pytest.mark.parametrize("left", ["part", "journal"])
+def test_a_launch_whose_file_is_gone_stays_before_those_that_follow(tmp_path, left):
+    """Where the file of a launch was lost, what it wrote still tells its place: a later answer wins."""
+    first, second = (GenerationRecord("g", "p", answer) for answer in ("first", "second"))
+    earlier = FsspecStorageBackend(tmp_path)
+    earlier.save_generation_record("run", first)
+    if left == "part":
+        earlier.close()
+    for file in (tmp_path / "run" / "launches").iterdir():
+        file.unlink()
+
+    with FsspecStorageBackend(tmp_path) as later:
+        later.save_generation_record("run", second)
+        assert [record.response for record in later.load_generation_records("run")] == ["second"]
+    earlier.close()

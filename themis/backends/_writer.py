@@ -32,7 +32,7 @@ from themis.errors import StorageError, UsageError
 from themis.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -48,7 +48,7 @@ BEAT_SECONDS = 15.0
 _FEW = 8
 """So many records of one call are kept as rows; of more, a table costs less."""
 
-_LAUNCH = re.compile(r"(\d{6,})-[0-9a-f]+\.json")
+_LAUNCH = re.compile(r"(?:.*/)?(?:merged-)?(\d{6,})-[0-9a-f]+[.-].*")
 _MICROSECONDS = 1_000_000
 
 
@@ -96,7 +96,7 @@ class Writer:
         self._started_at = time.time()
         self._next_beat = time.monotonic()
         place.write_new(f"{run_id}/run.json", run_json(run_id, {}))
-        self.launch = next_launch(place.names(f"{run_id}/launches"))
+        self.launch = next_launch(place.tree(run_id))
         self.save_launch({})
 
     def save_launch(self, fields: dict[str, Any]) -> None:
@@ -376,9 +376,12 @@ def encode_json(value: dict[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def next_launch(names: Sequence[str]) -> str:
-    """An id after all those in the folder: an order that no clock decides."""
-    ordinals = [int(match.group(1)) for name in names if (match := _LAUNCH.fullmatch(name))]
+def next_launch(files: Iterable[str]) -> str:
+    """An id after all those that any file of the run is of: an order that no clock decides.
+
+    Of a launch whose own file was lost or set aside, parts and journals tell.
+    """
+    ordinals = [int(match.group(1)) for name in files if (match := _LAUNCH.fullmatch(name))]
     return new_launch(max(ordinals, default=0) + 1)
 
 
