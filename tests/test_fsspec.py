@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -288,10 +289,15 @@ def test_a_journal_of_another_version_says_what_to_do(tmp_path, caplog, values):
         storage.save_generation_record("run", generation("1"))
     journal = tmp_path / "run/journal/000009-ab-000000.generations.rows"
     journal.write_bytes(rows_head("run", "000009-ab") + rows_entry(0, 0, values))
+    what_to_do = r"generations\.rows, which another version.*move the file away"
 
-    for call in (storage.load_generation_records, storage.verify, storage.compact):
-        with pytest.raises(StorageError, match=r"generations\.rows, which another version.*move the file away"):
+    for call in (storage.load_generation_records, storage.compact):
+        with pytest.raises(StorageError, match=what_to_do):
             call("run")
+    for repair in (False, True):
+        (problem,) = storage.verify("run", repair=repair).problems
+        assert (problem.what, problem.repaired) == ("unreadable", None)
+        assert re.search(what_to_do, problem.message)
     with FsspecStorageBackend(tmp_path) as writer:
         writer.save_generation_record("run", generation("2"))
     assert "which another version" in caplog.text
@@ -600,3 +606,24 @@ def test_a_real_run_is_small_on_disk(tmp_path):
     loaded = {record.id: record for record in FsspecStorageBackend(tmp_path).load_generation_records("run")}
     assert [loaded[record.id] for record in records] == records
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.parquet")) < 1_000_000
+
+
+def test_a_journal_of_another_version_holds_up_no_other(tmp_path):
+    """What a killed process left behind such a journal becomes a part nevertheless."""
+    with FsspecStorageBackend(tmp_path) as storage:
+        storage.save_generation_record("run", generation("1"))
+    other = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    other.save_generation_record("run", generation("2"))
+    (ours,) = (tmp_path / "run/journal").iterdir()
+    rows = ours.read_bytes()
+    other.close()
+    left = tmp_path / "run/journal/000010-cd-000000.generations.rows"
+    left.write_bytes(rows)
+    strange = tmp_path / "run/journal/000009-ab-000000.generations.rows"
+    strange.write_bytes(rows_head("run", "000009-ab") + rows_entry(0, 0, b"not JSON"))
+
+    with pytest.raises(StorageError, match="which another version"):
+        storage.compact("run")
+
+    assert strange.exists()
+    assert not left.exists()

@@ -12,7 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from themis import arrow
-from themis.backends._journal import journals_of, left_behind, read_journal
+from themis.backends._journal import OtherVersionError, journals_of, left_behind, read_journal
 from themis.backends._parts import PartName, check_whole, encode_part, part_name, part_schema, read_part
 from themis.backends._reader import Reader
 from themis.backends._runs import KINDS
@@ -60,17 +60,28 @@ class Upkeep:
         return Reader(self._place, self._run_id, kind, None, {})
 
     def adopt_journals(self) -> list[str]:
-        """Turn what killed processes left in journals into parts; the paths of those journals."""
+        """Turn what killed processes left in journals into parts; the paths of those journals.
+
+        Raises:
+            OtherVersionError: One is of another version; the others are parts by now.
+        """
         if not self._place.local:
             return []
         folder = f"{self._run_id}/journal"
-        adopted = []
+        adopted: list[str] = []
+        strange: list[OtherVersionError] = []
         for kind in KINDS:
             for name in journals_of(kind, self._place.names(folder)):
                 with orphaned(self._place.local_path(f"{folder}/{name}")) as gone:
-                    if gone:
+                    if not gone:
+                        continue
+                    try:
                         self._adopt(kind, f"{folder}/{name}")
                         adopted.append(f"{folder}/{name}")
+                    except OtherVersionError as error:
+                        strange.append(error)
+        if strange:
+            raise strange[0]
         return adopted
 
     def write_part(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import time
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from themis import arrow
-from themis.backends._journal import journals_of, read_journal
+from themis.backends._journal import OtherVersionError, journals_of, read_journal
 from themis.backends._parts import PartName, check_whole, checksum, read_json, read_part, read_replaced
 from themis.backends._runs import KINDS
 from themis.backends._salvage import lost_ids, readable_groups
@@ -263,11 +264,18 @@ class _Check:
                 with orphaned(self._place.local_path(path)) as gone:
                     if not gone:
                         continue
-                    with self._place.open_local(path) as source:
-                        table = arrow.conform(kind, read_journal(kind, path, source.read_buffer()))
-                yield Problem(path, "orphan", "its writer is dead, and its rows are in no part yet", table.num_rows)
+                    yield self._journal(kind, path)
         if self._repair:
-            self._upkeep.adopt_journals()
+            with contextlib.suppress(OtherVersionError):  # it is among the problems
+                self._upkeep.adopt_journals()
+
+    def _journal(self, kind: RecordKind, path: str) -> Problem:
+        with self._place.open_local(path) as source:
+            try:
+                table = arrow.conform(kind, read_journal(kind, path, source.read_buffer()))
+            except OtherVersionError as error:
+                return Problem(path, "unreadable", str(error))
+        return Problem(path, "orphan", "its writer is dead, and its rows are in no part yet", table.num_rows)
 
 
 def _is_json(path: str, data: bytes) -> bool:
