@@ -7,7 +7,8 @@ import random
 import pytest
 
 from themis.backends._chunk import Run
-from themis.backends._engine import Crew, Loss, News, Results, Window
+from themis.backends._crew import Crew, Loss, News
+from themis.backends._engine import Results, Window
 
 
 class LosingCrew(Crew):

@@ -12,7 +12,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from themis.backends._cluster import Cluster, Shape
-from themis.backends._engine import Crew, News
+from themis.backends._crew import Crew, News
 from themis.backends._staff import Staff
 from themis.backends._wire import ItemPacker
 

@@ -29,7 +29,7 @@ from themis.errors import ExecutionError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from themis.backends._engine import News
+    from themis.backends._crew import News
 
 logger = logging.getLogger(__name__)
 

@@ -31,11 +31,6 @@ class Table:
     Args:
         ordered: Results are taken in input order, else as they came.
         keep_errors: An error is taken like any result, else it stays a Failed.
-
-    Attributes:
-        end: Input position behind all that was ever handed out.
-        n_done: Items that have ended.
-        n_failed: How many of them with an error.
     """
 
     def __init__(self, *, ordered: bool, keep_errors: bool) -> None:
@@ -43,7 +38,7 @@ class Table:
         self._keep_errors = keep_errors
         self._starts: list[int] = []
         self._blocks: list[_Block] = []
-        self.end = 0
+        self._end = 0
         self._position = 0  # of the next result in the first block
         self._ready: list[Any] = []
         self.n_done = 0
@@ -51,10 +46,10 @@ class Table:
 
     def hand_out(self, chunk: Chunk) -> None:
         """Take in a lease; one whose items were handed out before changes nothing."""
-        if chunk.start >= self.end:
+        if chunk.start >= self._end:
             self._starts.append(chunk.start)
             self._blocks.append(_Block(chunk, self._ordered))
-            self.end = chunk.stop
+            self._end = chunk.stop
 
     def finish(self, run: Run) -> None:
         """Take in results. Each item is finished once: what comes later for it is dropped."""

@@ -7,7 +7,7 @@ from bisect import bisect_right, insort
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from themis.backends._engine import Loss
+from themis.backends._crew import Loss
 
 if TYPE_CHECKING:
     from themis.backends._chunk import Pace, Run

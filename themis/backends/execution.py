@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from themis.backends._engine import Crew, InlineCrew, Results, SlotsCrew, Window
+from themis.backends._crew import Crew, InlineCrew, SlotsCrew
+from themis.backends._engine import Results, Window
 from themis.backends._slots import is_coroutine_function, make_slots
 from themis.registry import nearest
 

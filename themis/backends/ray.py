@@ -24,7 +24,7 @@ from themis.errors import ExecutionError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from themis.backends._engine import Crew
+    from themis.backends._crew import Crew
 
 logger = logging.getLogger(__name__)
 

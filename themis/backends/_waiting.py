@@ -1,0 +1,138 @@
+"""What is with no worker: items that were pulled and never begun, and those whose worker ended before their result."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from themis.backends._chunk import Chunk, Failed, Run, overdue
+from themis.errors import WorkerCrashedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from themis.backends._crew import Crew, Loss
+    from themis.backends._table import Table
+
+MAX_DEATHS = 3
+"""How often an item, running alone, may end its worker before it is given up."""
+
+CUT_AFTER_LOSS = 8
+"""What was lost with its worker is leased again in pieces of this fraction: one of them may end workers."""
+
+CUT_ABOVE = 256
+"""But not so few: those that a worker has in reserve have hardly begun."""
+
+
+class Waiting:
+    """The items of a map that wait for a worker: suspects alone, then what runs again, then what is new.
+
+    Args:
+        table: Of leases; an item that is given up ends there.
+
+    Attributes:
+        n_again: Items that were lost with a worker so far, each time counted.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._new = Chunk(0, [])
+        self._lost: deque[Chunk] = deque()
+        self._suspects: deque[Chunk] = deque()
+        self._deaths: dict[int, int] = {}
+        self._executions: dict[int, int] = {}
+        self._apart: set[int] = set()  # where leases with a cap began
+        self.n_again = 0
+
+    def __len__(self) -> int:
+        return len(self._new.items) + sum(len(chunk.items) for chunk in (*self._lost, *self._suspects))
+
+    def add(self, items: Sequence[Any]) -> None:
+        """Take in the next items of the source."""
+        self._new.items.extend(items)
+
+    def lease(self, crew: Crew) -> None:
+        """Give the crew what it wants."""
+        while self._suspects and crew.wants(len(self._suspects), alone=True):
+            self._hand_out(self._suspects.popleft(), crew)
+        while n_waiting := sum(len(chunk.items) for chunk in (*self._lost, self._new)):
+            first = self._lost[0] if self._lost else self._new
+            count = crew.wants(n_waiting, apart=first.cap is not None)
+            if not count:
+                break
+            self._hand_out(self._take(first, min(count, len(first.items), first.cap or count)), crew)
+
+    def _take(self, first: Chunk, count: int) -> Chunk:
+        """The first items of a chunk, out of the queue."""
+        if count < len(first.items):
+            return first.cut(count)
+        if self._lost:
+            return self._lost.popleft()
+        self._new = Chunk(first.stop, [])
+        return first
+
+    def _hand_out(self, chunk: Chunk, crew: Crew) -> None:
+        if chunk.cap is not None:
+            self._apart.add(chunk.start)
+        self._table.hand_out(chunk)
+        crew.submit(chunk)
+
+    def recover(self, loss: Loss) -> None:
+        """Take back what has no result of the items that were lost with a worker."""
+        lost = [chunk for lease in loss.leases for chunk in self._table.unfinished(lease)]
+        if not loss.begun:
+            self._take_back(lost)
+            return
+        self.n_again += sum(len(chunk.items) for chunk in lost)
+        alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
+        narrows = any(lease.start in self._apart for lease in loss.leases)
+        left, begun = loss.suspects, loss.begun - loss.suspects
+        later: list[Chunk] = []
+        for chunk in lost:
+            while chunk.items and left:
+                left -= 1
+                self._suspect(chunk.cut(1), loss, alone)
+            cap = max(1, len(chunk.items) // CUT_AFTER_LOSS) if narrows or len(chunk.items) > CUT_ABOVE else None
+            for part in (chunk.cut(min(begun, len(chunk.items))), chunk):
+                if part.items:
+                    part.cap, part.execution = cap, self._count_executions(part, begun=begun > 0)
+                    later.append(part)
+                    begun = max(0, begun - len(part.items))
+        self._lost.extendleft(reversed(later))
+
+    def _take_back(self, lost: list[Chunk]) -> None:
+        """Items that have not begun wait as they did before; a suspect is one still."""
+        later: list[Chunk] = []
+        for chunk in lost:
+            if chunk.start in self._deaths:
+                chunk.alone, chunk.execution = True, self._executions[chunk.start]
+                self._suspects.append(chunk)
+            else:
+                chunk.execution = self._count_executions(chunk, begun=False)
+                later.append(chunk)
+        self._lost.extendleft(reversed(later))
+
+    def _count_executions(self, chunk: Chunk, *, begun: bool) -> int:
+        """The most that an item of a chunk will have begun when it runs again."""
+        if begun:
+            for index in range(chunk.start, chunk.stop):
+                self._executions[index] = self._executions.get(index, 1) + 1
+        return max(self._executions.get(index, 1) for index in range(chunk.start, chunk.stop))
+
+    def _suspect(self, chunk: Chunk, loss: Loss, alone: bool) -> None:
+        """One item that may have begun: it runs again by itself, unless it has had its chances."""
+        index = chunk.start
+        if alone and loss.timeout is not None:
+            self._fail(index, overdue(index, loss.timeout))
+            return
+        deaths = self._deaths[index] = self._deaths.get(index, 0) + alone
+        if deaths >= MAX_DEATHS:
+            reason = f"item {index} ended its worker {deaths} times while it ran alone: {loss.reason}"
+            self._fail(index, WorkerCrashedError(reason))
+            return
+        chunk.execution = self._executions[index] = self._executions.get(index, 1) + 1
+        chunk.alone = True
+        self._suspects.append(chunk)
+
+    def _fail(self, index: int, error: Exception) -> None:
+        self._table.finish(Run(index, [Failed(error)], failed=True))
