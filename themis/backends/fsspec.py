@@ -295,7 +295,8 @@ class FsspecStorageBackend(StorageBackend):
 
     def _require(self, run_id: str) -> None:
         if not self._is_run(run_id):
-            raise RunNotFoundError(f"no run {run_id!r} in {self._place.url}; list_runs() gives what there is")
+            what_there_is = "list_runs(), or `themis runs list`, gives what there is"
+            raise RunNotFoundError(f"no run {run_id!r} in {self._place.url}; {what_there_is}")
 
     def _is_run(self, run_id: str) -> bool:
         return is_run(self._place, run_id)
