@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from themis.errors import UnknownNameError, UsageError
 from themis.registry import Registry, unknown
-from themis.scoring.base import FunctionMetric, Metric, Score, evaluate_generation
+from themis.scoring.base import (
+    FunctionMetric,
+    JudgedMetric,
+    Metric,
+    PooledMetric,
+    Question,
+    RepeatsMetric,
+    Score,
+    evaluate_generation,
+)
 from themis.scoring.exact import Contains, ExactMatch
 
 if TYPE_CHECKING:
@@ -16,7 +25,11 @@ __all__ = [
     "Contains",
     "ExactMatch",
     "FunctionMetric",
+    "JudgedMetric",
     "Metric",
+    "PooledMetric",
+    "Question",
+    "RepeatsMetric",
     "Score",
     "evaluate_generation",
     "load_metric",
@@ -45,7 +58,7 @@ def load_metric(metric: MetricLike, benchmark_metrics: Sequence[Metric] = ()) ->
     """The metric meant by a name, a Metric, or a function (sample, generation) -> float, bool or Score.
 
     A name means the benchmark's own metric of that name before any other: "exact_match" on gsm8k compares
-    numbers.
+    numbers. "NAME:text" is the metric NAME with an argument.
 
     Raises:
         UnknownNameError: No metric of that name.
@@ -71,6 +84,9 @@ def _by_name(name: str, benchmark_metrics: Sequence[Metric]) -> Metric:
     if name in own:
         return own[name]
     known = _METRICS.names()
+    base, colon, argument = name.partition(":")
+    if colon and name not in known and base in {*known, *own}:
+        return _by_name(base, benchmark_metrics).with_argument(argument)
     if name not in known:
         raise UnknownNameError(unknown("metric", name, {*known, *own}))
     found = _METRICS.get(name)
