@@ -23,6 +23,7 @@ LAYERS = [
     {"winners"},
     {"scoring", "stats"},
     {"backends", "models", "benchmarks"},
+    {"estimates"},
     {"report"},
     {"work", "plan", "stored", "recorder", "provenance", "result", "run"},
     {"evaluate"},
