@@ -17,16 +17,22 @@ from themis.scoring.base import (
     evaluate_generation,
 )
 from themis.scoring.exact import Contains, ExactMatch
+from themis.scoring.repeats import BestAtK, MajAtK, MeanAtK, PassAtK, PassHatK, parse_repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = [
+    "BestAtK",
     "Contains",
     "ExactMatch",
     "FunctionMetric",
     "JudgedMetric",
+    "MajAtK",
+    "MeanAtK",
     "Metric",
+    "PassAtK",
+    "PassHatK",
     "PooledMetric",
     "Question",
     "RepeatsMetric",
@@ -58,7 +64,8 @@ def load_metric(metric: MetricLike, benchmark_metrics: Sequence[Metric] = ()) ->
     """The metric meant by a name, a Metric, or a function (sample, generation) -> float, bool or Score.
 
     A name means the benchmark's own metric of that name before any other: "exact_match" on gsm8k compares
-    numbers. "NAME:text" is the metric NAME with an argument.
+    numbers. "NAME:text" is the metric NAME with an argument, "pass@4" (pass^4, mean@4, maj@4, best@4) one over
+    4 repeats of the benchmark's main metric, "pass@4:NAME" of the one that is named.
 
     Raises:
         UnknownNameError: No metric of that name.
@@ -83,6 +90,13 @@ def _by_name(name: str, benchmark_metrics: Sequence[Metric]) -> Metric:
     own = {metric.name: metric for metric in benchmark_metrics}
     if name in own:
         return own[name]
+    if repeats := parse_repeats(name):
+        kind, k, base = repeats
+        if base is None and not benchmark_metrics:
+            raise UsageError(
+                f"{name!r} does not say of which metric: write {name}:NAME, for example {name}:exact_match"
+            )
+        return kind(k, _by_name(base, benchmark_metrics) if base else benchmark_metrics[0], name)
     known = _METRICS.names()
     base, colon, argument = name.partition(":")
     if colon and name not in known and base in {*known, *own}:

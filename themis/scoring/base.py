@@ -14,7 +14,7 @@ from themis.ids import callable_identity, canonical_json, evaluation_id, text_ha
 from themis.records import EvaluationRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from themis.records import GenerationRecord, Prompt, Sample
 
@@ -53,6 +53,10 @@ class Metric(ABC):
         Raises:
             Exception: Anything: it becomes an evaluation of error_kind "scorer", never a score of 0.
         """
+
+    def answer_key(self, answer: str) -> Hashable:
+        """Equal for answers that mean the same, as this metric reads them; maj@k counts votes by it."""
+        return answer
 
     def with_argument(self, text: str) -> Metric:
         """The metric that "NAME:text" means.
@@ -204,19 +208,31 @@ def evaluation_by(
     metric: Metric, sample: Sample, generation: GenerationRecord, score: Callable[[], Score]
 ) -> EvaluationRecord:
     """The evaluation of one generation by a function that a metric of a user's own may be behind. Never raises."""
+    return _record(metric, sample, generation, **evaluation_fields(metric, score))
+
+
+def evaluation_fields(metric: Metric, score: Callable[[], Score]) -> dict[str, Any]:
+    """The fields of an evaluation that a score fills, or the error that a metric's function ends in."""
     try:
-        fields = _checked(score(), pooled=isinstance(metric, PooledMetric))
+        return _checked(score(), pooled=isinstance(metric, PooledMetric))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's metric raises is data
-        return failed_evaluation(metric, sample, generation, error)
-    return _record(metric, sample, generation, **fields)
+        return _failed(error)
 
 
 def failed_evaluation(
     metric: Metric, sample: Sample, generation: GenerationRecord, error: BaseException
 ) -> EvaluationRecord:
     """The evaluation of a generation that a metric could not score, for the reason that is given."""
-    reason = {"error_kind": "scorer", "error_type": type(error).__name__, "error_message": str(error)}
-    return _record(metric, sample, generation, status="error", error=reason)
+    return _record(metric, sample, generation, **_failed(error))
+
+
+def _failed(error: BaseException) -> dict[str, Any]:
+    return {
+        "status": "error",
+        "error_kind": "scorer",
+        "error_type": type(error).__name__,
+        "error_message": str(error),
+    }
 
 
 def metric_evaluation_id(metric: Metric, generation_ids: Sequence[str], target: str | Sequence[str] | None) -> str:
