@@ -25,8 +25,12 @@ LAYERS = [
     {"backends", "models", "benchmarks"},
     {"estimates"},
     {"report"},
-    {"work", "plan", "stored", "recorder", "provenance", "result", "run"},
+    {
+        *("work", "maps", "scorers", "plan", "stored", "health", "recorder", "provenance", "result"),
+        *("judging", "over_repeats", "covered", "rescoring", "run"),
+    },
     {"evaluate"},
+    {"score"},
     {"progress"},
     {"cli"},
     {"__main__"},

@@ -59,7 +59,7 @@ def aggregate(
     benchmark_version: str = "",
     groups: Mapping[str, str] | None = None,
     clustered: bool = False,
-    judge_calls: Columns | None = None,
+    judge_calls: Mapping[str, Columns] | None = None,
     interrupted: bool = False,
     n_given_up: int = 0,
     created_at: float | None = None,
@@ -74,7 +74,7 @@ def aggregate(
     interruption left unasked belong to them: they count as attempted, and are "missing". `metrics` come in the order
     in which the report has them, the main metric first; a name stands for one whose number is the mean of its scores.
     `groups` gives the group of each sample that has one; `clustered` says that samples of one group depend on each
-    other, otherwise results are broken down by group. `judge_calls` are GENERATION_COLUMNS of the calls of judges.
+    other, otherwise results are broken down by group. `judge_calls` are GENERATION_COLUMNS of judges' calls, by metric.
     `interrupted` says whether the run was stopped before it had asked everything, `n_given_up` how many were not asked
     again after too many calls without an answer. The rest is the report's own.
 
@@ -222,10 +222,10 @@ def _usage(rows: Sequence[_Generation]) -> dict[str, Any]:
     }
 
 
-def _judge_usage(calls: Columns | None) -> dict[str, Any]:
-    """What judges cost, apart from what the model did: {} where none was asked."""
-    rows = [] if calls is None else list(_rows(calls, _Generation, GENERATION_COLUMNS))
-    return {"judge": _usage(rows)} if rows else {}
+def _judge_usage(calls: Mapping[str, Columns] | None) -> dict[str, Any]:
+    """What judges cost by metric, apart from what the model did: {} where none was asked."""
+    usage = {name: _usage(list(_rows(rows, _Generation, GENERATION_COLUMNS))) for name, rows in (calls or {}).items()}
+    return {"judge": usage} if usage else {}
 
 
 def _sum(numbers: Iterable[int | None]) -> int | None:

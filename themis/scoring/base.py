@@ -94,6 +94,12 @@ class RepeatsMetric(Metric):
     def config(self) -> dict[str, Any]:
         return {"k": self.k, "of": scorer_identity(self.of)}
 
+    def over(self, base: Metric) -> Self:
+        """The same metric over the scores of another one."""
+        found = copy.copy(self)
+        object.__setattr__(found, "of", base)
+        return found
+
     @abstractmethod
     def reduce(self, evaluations: Sequence[EvaluationRecord]) -> Score:
         """The score of a sample from the evaluations of its repeats by `of`: those with a score, in their order.

@@ -142,6 +142,11 @@ def check_repeats(metrics: Sequence[Metric], num_samples: int, remedy: str) -> N
             raise UsageError(f"{metric.name} needs {metric.k} repeats, and there is {have}: {remedy}")
 
 
+def most_repeats(metrics: Sequence[Metric]) -> int:
+    """So many repeats the metrics speak of, 1 at least."""
+    return max([1, *(metric.k for metric in metrics if isinstance(metric, RepeatsMetric))])
+
+
 def evaluate_repeats(
     metric: RepeatsMetric, generation_ids: Sequence[str], evaluations: Sequence[EvaluationRecord]
 ) -> EvaluationRecord:
