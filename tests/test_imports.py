@@ -47,7 +47,7 @@ USES = {
         "benchmarks/data.py",
     },
     "s3fs": set(),
-    "click": {"cli/__init__.py", "cli/_shared.py", "cli/eval.py", "cli/names.py", "cli/runs.py"},
+    "click": {"cli/__init__.py", "cli/_shared.py", "cli/eval.py", "cli/names.py", "cli/runs.py", "cli/score.py"},
 }
 
 HEAVY = ["ray", "pyarrow", "s3fs", "aiohttp", "fsspec", "numpy", "huggingface_hub", "rich", "click", "pandas", "polars"]

@@ -17,6 +17,7 @@ from themis.scoring.base import (
     evaluate_generation,
 )
 from themis.scoring.exact import Contains, ExactMatch
+from themis.scoring.judges import PairwiseJudge, RubricJudge
 from themis.scoring.repeats import BestAtK, MajAtK, MeanAtK, PassAtK, PassHatK, parse_repeats
 
 if TYPE_CHECKING:
@@ -31,11 +32,13 @@ __all__ = [
     "MajAtK",
     "MeanAtK",
     "Metric",
+    "PairwiseJudge",
     "PassAtK",
     "PassHatK",
     "PooledMetric",
     "Question",
     "RepeatsMetric",
+    "RubricJudge",
     "Score",
     "evaluate_generation",
     "load_metric",
@@ -50,7 +53,9 @@ _METRICS: Registry[Metric] = Registry(
         "boxed_match": ExactMatch("boxed", "boxed_match"),
         "contains": Contains(),
         "exact_match": ExactMatch(),
+        "judge": RubricJudge(),
         "number_match": ExactMatch("number", "number_match"),
+        "pairwise": PairwiseJudge(),
     },
 )
 

@@ -138,8 +138,8 @@ def check_repeats(metrics: Sequence[Metric], num_samples: int, remedy: str) -> N
     """Raise UsageError for a metric that speaks of more repeats than there are; `remedy` says what to do instead."""
     for metric in metrics:
         if isinstance(metric, RepeatsMetric) and metric.k > num_samples:
-            have = f"{num_samples} answer{'s' * (num_samples != 1)} to each sample"
-            raise UsageError(f"{metric.name} needs {metric.k} repeats, and there is {have}: {remedy}")
+            have = "is 1 answer" if num_samples == 1 else f"are {num_samples} answers"
+            raise UsageError(f"{metric.name} needs {metric.k} repeats, and there {have} to each sample: {remedy}")
 
 
 def most_repeats(metrics: Sequence[Metric]) -> int:
