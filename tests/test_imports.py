@@ -23,9 +23,14 @@ LAYERS = [
     {"winners"},
     {"scoring", "stats"},
     {"backends", "models", "benchmarks"},
+    {"estimates"},
     {"report"},
-    {"work", "plan", "stored", "recorder", "provenance", "result", "run"},
+    {
+        *("work", "maps", "scorers", "plan", "stored", "health", "recorder", "provenance", "result"),
+        *("judging", "over_repeats", "covered", "rescoring", "run"),
+    },
     {"evaluate"},
+    {"score"},
     {"progress"},
     {"cli"},
     {"__main__"},
@@ -42,7 +47,7 @@ USES = {
         "benchmarks/data.py",
     },
     "s3fs": set(),
-    "click": {"cli/__init__.py", "cli/_shared.py", "cli/eval.py", "cli/names.py", "cli/runs.py"},
+    "click": {"cli/__init__.py", "cli/_shared.py", "cli/eval.py", "cli/names.py", "cli/runs.py", "cli/score.py"},
 }
 
 HEAVY = ["ray", "pyarrow", "s3fs", "aiohttp", "fsspec", "numpy", "huggingface_hub", "rich", "click", "pandas", "polars"]

@@ -16,6 +16,7 @@ from themis.evaluate import evaluate
 from themis.models import Model, Response, load_model
 from themis.records import EvaluationRecord, GenerationRecord, MetricResult, Report, Request, Sample
 from themis.result import Result
+from themis.score import score
 from themis.scoring import Metric, Score
 
 __version__ = "0.1.0"
@@ -38,4 +39,5 @@ __all__ = [
     "evaluate",
     "load_benchmark",
     "load_model",
+    "score",
 ]

@@ -18,10 +18,12 @@ from themis.backends.storage import check_run_id
 from themis.benchmarks import load_benchmark
 from themis.errors import UsageError
 from themis.ids import canonical_json
+from themis.judging import load_judges
 from themis.models import load_model
 from themis.plan import Plan
 from themis.run import Run
 from themis.scoring import load_metric
+from themis.scoring.repeats import check_repeats, most_repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from themis.scoring.base import Metric
 
 DEFAULT_STORAGE = ".themis/runs"
+BACKENDS = "themis.backends has LocalExecutionBackend, RayExecutionBackend and SequentialExecutionBackend"
 
 
 def evaluate(
@@ -56,6 +59,8 @@ def evaluate(
     seed: int | None = None,
     params: dict[str, Any] | None = None,
     base_url: str | None = None,
+    judge_model: str | Model | ModelFunction | None = None,
+    judge_base_url: str | None = None,
     max_workers: int | None = None,
     timeout: float = 600.0,
     max_retries: int = 5,
@@ -91,6 +96,8 @@ def evaluate(
         seed: Of sampling; repeat k gets seed + k.
         params: Further parameters, sent as they are.
         base_url: Where the model is served.
+        judge_model: Whom metrics ask that ask a judge and do not say whom.
+        judge_base_url: Where that one is served.
         max_workers: Requests in progress at once, over all machines; default the backend's own, 64 where it has none.
         timeout: Seconds for one attempt of a request; also for the dear metrics of one answer.
         max_retries: How often a request is sent again.
@@ -108,16 +115,19 @@ def evaluate(
         ModelError: There is no key, or no server; found before the first request.
         KeyboardInterrupt: After Ctrl-C, when what was answered is stored and the report says "interrupted".
     """
-    _check_counts(limit=limit, num_samples=num_samples, max_workers=max_workers, max_calls=max_calls)
-    _check_counts(0, max_retries=max_retries, max_errors=max_errors)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise UsageError(f"timeout={timeout!r}: give seconds above 0")
+    check_counts(limit=limit, num_samples=num_samples, max_workers=max_workers, max_calls=max_calls)
+    check_counts(0, max_retries=max_retries, max_errors=max_errors)
+    check_timeout(timeout)
     loaded = load_benchmark(benchmark, data=data, prompt=prompt)
-    asked_model = load_model(model, base_url=base_url, timeout=timeout, max_retries=max_retries)
+    wanted = load_metrics(metrics, loaded.metrics)
+    check_repeats(wanted, num_samples, f"give num_samples={most_repeats(wanted)} (--num-samples), or a smaller k")
+    timing: dict[str, Any] = {"timeout": timeout, "max_retries": max_retries}
+    judged, judges = load_judges(wanted, judge_model, base_url=judge_base_url, **timing)
+    asked_model = load_model(model, base_url=base_url, **timing)
     plan = Plan(
         benchmark=loaded,
         model=asked_model,
-        metrics=_load_metrics(metrics, loaded.metrics),
+        metrics=judged,
         params=_params(
             params,
             temperature=temperature,
@@ -130,10 +140,9 @@ def evaluate(
         num_samples=num_samples,
     )
     if execution_backend is not None:
-        instead = "themis.backends has LocalExecutionBackend, RayExecutionBackend and SequentialExecutionBackend"
-        _check_instance("execution_backend", execution_backend, ExecutionBackend, instead)
+        check_instance("execution_backend", execution_backend, ExecutionBackend, BACKENDS)
     name = _run_id(plan, run_id, fresh=fresh)
-    store, owned = _storage(storage_backend, storage)
+    store, owned = open_storage(storage_backend, storage)
     run = Run(
         plan=plan,
         storage=store,
@@ -153,8 +162,8 @@ def evaluate(
             store.close()
         else:
             store.flush()
-        if asked_model is not model:
-            run_coroutine(asked_model.close())
+        for made in [*judges, *([] if asked_model is model else [asked_model])]:
+            run_coroutine(made.close())
 
 
 def _run_id(plan: Plan, run_id: str | None, *, fresh: bool) -> str:
@@ -165,32 +174,36 @@ def _run_id(plan: Plan, run_id: str | None, *, fresh: bool) -> str:
     return f"{name}-{uuid4().hex[:6]}" if fresh else name
 
 
-def _storage(backend: StorageBackend | None, url: str | os.PathLike[str] | None) -> tuple[StorageBackend, bool]:
+def open_storage(backend: StorageBackend | None, url: str | os.PathLike[str] | None) -> tuple[StorageBackend, bool]:
     """Where the records go, and whether it was made here."""
     if backend is not None and url is not None:
         raise UsageError(f"storage_backend={backend!r} and storage={url!r} both say where records go: give one")
     if backend is not None:
-        _check_instance("storage_backend", backend, StorageBackend, "storage= takes a URL")
+        check_instance("storage_backend", backend, StorageBackend, "storage= takes a URL")
         return backend, False
     from themis.backends import FsspecStorageBackend
 
     return FsspecStorageBackend(os.fspath(url or os.environ.get("THEMIS_STORAGE") or DEFAULT_STORAGE)), True
 
 
-def _check_instance(name: str, value: object, kind: type, instead: str) -> None:
+def check_instance(name: str, value: object, kind: type, instead: str) -> None:
+    """Raise UsageError for a value of another kind; `instead` says where there are some of it."""
     if not isinstance(value, kind):
         raise UsageError(f"{name}={value!r} is no {kind.__name__}; give an instance of one ({instead})")
 
 
-def _load_metrics(wanted: Sequence[MetricLike] | MetricLike | None, own: tuple[Metric, ...]) -> tuple[Metric, ...]:
+def check_timeout(timeout: float) -> None:
+    """Raise UsageError unless it is seconds."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise UsageError(f"timeout={timeout!r}: give seconds above 0")
+
+
+def load_metrics(wanted: Sequence[MetricLike] | MetricLike | None, own: tuple[Metric, ...]) -> tuple[Metric, ...]:
+    """The metrics that are meant; the benchmark's own without a word on it."""
     if wanted is None:
         return own
     several: Sequence[Any] = wanted if isinstance(wanted, list | tuple) else [wanted]
-    metrics = tuple(load_metric(metric, own) for metric in several)
-    names = [metric.name for metric in metrics]
-    if not names or len(set(names)) < len(names):
-        raise UsageError(f"metrics={names}: give at least one, each name once")
-    return metrics
+    return tuple(load_metric(metric, own) for metric in several)
 
 
 def _stop(given: str | Sequence[str] | None, params: dict[str, Any] | None, own: Sequence[str] | None) -> Any:
@@ -212,7 +225,8 @@ def _params(given: dict[str, Any] | None, **named: Any) -> dict[str, Any]:
     return params
 
 
-def _check_counts(low: int = 1, /, **counts: Any) -> None:
+def check_counts(low: int = 1, /, **counts: Any) -> None:
+    """Raise UsageError for what is neither None nor a whole number from `low`."""
     for name, value in counts.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
             raise UsageError(f"{name}={value!r}: give a whole number from {low}")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from themis.arrow import texts
-from themis.ids import canonical_json, content_hash, evaluation_id, generation_id
+from themis.ids import canonical_json, content_hash, generation_id
 from themis.records import Request
+from themis.scorers import Scorers
 from themis.work import Item
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import pyarrow as pa
 
@@ -35,11 +36,13 @@ class Plan:
     params: dict[str, Any]
     limit: int | None = None
     num_samples: int = 1
+    scorers: Scorers = field(init=False)
     identity: dict[str, Any] = field(init=False)
     template: Any = field(init=False)
 
     def __post_init__(self) -> None:
         identity, template = self.model.identity(), self.benchmark.template_identity()
+        object.__setattr__(self, "scorers", Scorers(self.metrics))
         object.__setattr__(self, "identity", _unknown() if identity is None else identity)
         object.__setattr__(self, "template", _unknown() if template is None else template)
 
@@ -93,19 +96,6 @@ class Plan:
             model=self.model.name,
         )
 
-    def evaluation_ids(self, item: Item) -> list[str]:
-        """Id of the evaluation by each metric, in their order."""
-        return [
-            evaluation_id(
-                generation_ids=(item.request.id,),
-                metric=metric.name,
-                version=metric.version,
-                config=metric.config(),
-                target=item.sample.target,
-            )
-            for metric in self.metrics
-        ]
-
 
 def _unknown() -> dict[str, str]:
     """What stands for code that cannot be told: equal to nothing, the same code in another process included."""
@@ -118,42 +108,87 @@ def is_unknown(identity: object) -> bool:
 
 
 class Selection:
-    """Exactly what one call covers, whether it was asked now or before."""
+    """Exactly what one call covers, whether it was asked now or before.
+
+    Attributes:
+        pairs: What was asked, the repeats of one sample one after the other.
+        groups: The group of each sample that has one.
+        complete: Whether all that the call covers is in it.
+    """
 
     def __init__(self) -> None:
         self.pairs: list[Pair] = []
+        self.groups: dict[str, str] = {}
         self.complete = False
         self._generations: list[str] = []
         self._evaluations: list[str] = []
+        self._over_repeats: list[str] = []
+        self._starts: dict[str, int] = {}
         self._last_sample: str | None = None
         self._data = sha256()
 
     def add(self, item: Item, evaluation_ids: Sequence[str]) -> str | None:
         """Take in one question; the hash of its sample when it is the first of that."""
-        self.pairs.append((item.sample.id, item.request.repeat))
-        self._generations.append(item.request.id)
-        self._evaluations.extend(evaluation_ids)
-        if item.sample.id == self._last_sample:
+        if not self.add_answer(item.sample, item.request.repeat, item.request.id, evaluation_ids):
             return None
-        self._last_sample = item.sample.id
         found = sample_hash(item.sample)
         self._data.update(found.encode())
         return found
+
+    def add_answer(self, sample: Sample, repeat: int, generation_id: str, evaluation_ids: Sequence[str]) -> bool:
+        """Take in one answer by its id, "" for none; whether it is the first of its sample.
+
+        The ids are those of its scores, of each answer equally many in the same order.
+        """
+        self.pairs.append((sample.id, repeat))
+        self._generations.append(generation_id)
+        self._evaluations.extend(evaluation_ids)
+        if sample.id == self._last_sample:
+            return False
+        self._last_sample = sample.id
+        if sample.group is not None:
+            self.groups[sample.id] = sample.group
+        return True
+
+    def add_over_repeats(self, evaluation_id: str) -> None:
+        """Take in the score of a sample over its repeats."""
+        self._over_repeats.append(evaluation_id)
 
     def fingerprint(self) -> str:
         """Hash over the samples in their order: the data that was really asked."""
         return self._data.hexdigest()[:32]
 
+    def generation_ids(self, sample_id: str) -> list[str]:
+        """Ids of the answers to one sample, in the order of its repeats."""
+        if not self._starts:
+            for place, (name, _) in enumerate(self.pairs):
+                self._starts.setdefault(name, place)
+        start = stop = self._starts[sample_id]
+        while stop < len(self.pairs) and self.pairs[stop][0] == sample_id:
+            stop += 1
+        return [name for name in self._generations[start:stop] if name]
+
     def generations(self, table: pa.Table) -> pa.Table:
         """The rows of a table of generations that belong to this call."""
-        return _with_ids(table, self._generations)
+        return with_ids(table, self._generations)
 
-    def evaluations(self, table: pa.Table) -> pa.Table:
-        """The rows of a table of evaluations that belong to this call: not those of other scorers or targets."""
-        return _with_ids(table, self._evaluations)
+    def evaluations(self, table: pa.Table, places: Iterable[int], *, over_repeats: bool = False) -> pa.Table:
+        """The rows of a table of evaluations that belong to this call: not those of other scorers or targets.
+
+        Args:
+            table: Any that has ids.
+            places: Of the metrics, among the ids that each answer was taken in with.
+            over_repeats: The scores over repeats too.
+        """
+        each = len(self._evaluations) // len(self.pairs) if self.pairs else 1
+        ids = list(self._over_repeats) if over_repeats else []
+        for place in places:
+            ids += self._evaluations[place::each]
+        return with_ids(table, ids)
 
 
-def _with_ids(table: pa.Table, ids: Sequence[str]) -> pa.Table:
+def with_ids(table: pa.Table, ids: Sequence[str]) -> pa.Table:
+    """The rows that have one of these ids."""
     import pyarrow.compute as pc
 
     return table.filter(pc.is_in(table["id"], value_set=texts(ids)))

@@ -139,6 +139,10 @@ class MetricResult(dict[str, Any]):
         n_unanswered: Those among the scored in which no answer was found; their score is 0.
         errors: Number of unscored ones by kind of error.
         bound_low, bound_high: The mean if every unscored one were wrong, and if every one were right.
+        n_groups, macro_mean, macro_stderr: Where results are broken down by group: how many groups there are, the mean
+            of their means, and its standard error. `mean` is over all, which is the micro average.
+
+    A pooled metric has its number as `mean`; a metric over repeats counts samples, not pairs.
     """
 
     metric: str
@@ -155,11 +159,14 @@ class MetricResult(dict[str, Any]):
     errors: dict[str, int]
     bound_low: float | None
     bound_high: float | None
+    n_groups: int
+    macro_mean: float | None
+    macro_stderr: float | None
 
     def __init__(self, *fields: Any, **more: Any) -> None:
         """Takes what dict() takes; a field that is not given is None, 0 or {}."""
         super().__init__(dict.fromkeys(MetricResult.__annotations__))
-        self.update(ci_level=0.95, n_attempted=0, n_scored=0, n_unanswered=0, errors={})
+        self.update(ci_level=0.95, n_attempted=0, n_scored=0, n_unanswered=0, errors={}, n_groups=0)
         self.update(*fields, **more)
 
     def __getattr__(self, name: str) -> Any:
@@ -176,7 +183,8 @@ class Report:
     `status` is "complete" when every metric scored everything it attempted, "interrupted" when the run was stopped
     before it had asked everything, else "partial". `errors` counts generations without a response by kind, and
     `n_given_up` those of kind "infrastructure" that were not asked again, after too many calls without an answer.
-    `selection` says what was asked (limit, num_samples), `usage` sums tokens, requests and attempts, `config` is what
+    `groups` has each metric's result by group, where samples have groups that are not clusters. `selection` says what
+    was asked (limit, num_samples), `usage` sums tokens, requests and attempts, those of judges apart, `config` is what
     determines the answers, `provenance` where and with what they were made.
     """
 
@@ -196,3 +204,4 @@ class Report:
     usage: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, dict[str, MetricResult]] = field(default_factory=dict)

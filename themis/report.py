@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
-from themis import stats
 from themis.errors import UsageError
+from themis.estimates import Counted, Evaluation, Pair, counts, estimate, estimate_groups, macro
 from themis.records import MetricResult, Report
+from themis.scoring.base import PooledMetric, RepeatsMetric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,19 +17,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.table import Table
 
-Pair: TypeAlias = tuple[str, int]
-"""A sample's id and the number of the repeat: what is asked, and what a denominator counts."""
+    from themis.scoring.base import Metric
+
+__all__ = ["Pair", "aggregate", "group_results", "report_table", "to_html", "to_json", "to_markdown"]
+
 Columns: TypeAlias = "pa.Table | Mapping[str, Sequence[Any]]"
 
-
-class _Evaluation(NamedTuple):
-    metric: str
-    sample_id: str
-    repeat: int
-    score: float | None
-    status: str
-    error_kind: str | None
-    answer: str | None
+MAX_GROUPS = 1_000
+"""A report has no breakdown by more groups than these: group_results() gives it."""
 
 
 class _Generation(NamedTuple):
@@ -44,12 +39,12 @@ class _Generation(NamedTuple):
     cached_input_tokens: int | None
 
 
-EVALUATION_COLUMNS = _Evaluation._fields
+EVALUATION_COLUMNS = Evaluation._fields
 """What aggregate() reads of evaluations."""
 GENERATION_COLUMNS = _Generation._fields
 """What aggregate() reads of generations."""
 
-R = TypeVar("R", _Evaluation, _Generation)
+R = TypeVar("R", Evaluation, _Generation)
 
 
 def aggregate(
@@ -57,11 +52,14 @@ def aggregate(
     generations: Columns,
     *,
     asked: Iterable[Pair],
-    metrics: Sequence[str],
+    metrics: Sequence[str | Metric],
     run_id: str,
     benchmark: str,
     model: str,
     benchmark_version: str = "",
+    groups: Mapping[str, str] | None = None,
+    clustered: bool = False,
+    judge_calls: Mapping[str, Columns] | None = None,
     interrupted: bool = False,
     n_given_up: int = 0,
     created_at: float | None = None,
@@ -73,10 +71,12 @@ def aggregate(
 
     `evaluations` and `generations` are EVALUATION_COLUMNS and GENERATION_COLUMNS, as Arrow tables or as
     lists; rows of other pairs or metrics are left out. `asked` are the pairs of this call; those that an
-    interruption left unasked belong to them: they count as attempted, and are "missing". `metrics` are names
-    in the order in which the report has them, the main metric first. `interrupted` says whether the run was
-    stopped before it had asked everything, `n_given_up` how many were not asked again after too many calls without
-    an answer. The rest is the report's own.
+    interruption left unasked belong to them: they count as attempted, and are "missing". `metrics` come in the order
+    in which the report has them, the main metric first; a name stands for one whose number is the mean of its scores.
+    `groups` gives the group of each sample that has one; `clustered` says that samples of one group depend on each
+    other, otherwise results are broken down by group. `judge_calls` are GENERATION_COLUMNS of judges' calls, by metric.
+    `interrupted` says whether the run was stopped before it had asked everything, `n_given_up` how many were not asked
+    again after too many calls without an answer. The rest is the report's own.
 
     Raises:
         UsageError: Two rows stand for one pair (and metric): they come from several runs, or several scorers.
@@ -84,8 +84,9 @@ def aggregate(
     pairs = sorted(set(asked))
     answers = _answers(generations, pairs)
     failures = _failures(pairs, answers)
-    scored = _scored(evaluations, metrics, pairs)
-    results = {name: _result(name, pairs, scored[name], failures) for name in metrics}
+    counted = _counted(evaluations, metrics, pairs, failures, groups if clustered else None)
+    results = {name: estimate(name, each) for name, each in counted.items()}
+    by_group = {} if clustered else _by_group(counted, groups or {}, results)
     complete = all(result.n_scored == result.n_attempted for result in results.values())
     return Report(
         run_id=run_id,
@@ -98,9 +99,10 @@ def aggregate(
         n_repeats=max(Counter(sample for sample, _ in pairs).values(), default=0),
         selection=selection or {},
         metrics=results,
-        errors=_counts(failures.values()),
+        groups=by_group,
+        errors=counts(failures.values()),
         n_given_up=n_given_up,
-        usage=_usage(list(answers.values())),
+        usage=_usage(list(answers.values())) | _judge_usage(judge_calls),
         config=config or {},
         provenance=provenance or {},
     )
@@ -111,18 +113,46 @@ def group_results(
     generations: Columns,
     *,
     asked: Iterable[Pair],
-    metric: str,
+    metric: str | Metric,
     groups: Mapping[str, str | None],
 ) -> dict[str, MetricResult]:
     """One metric's results by group, sorted; `groups` gives the group of every sample id, None for none."""
     pairs = sorted(set(asked))
     failures = _failures(pairs, _answers(generations, pairs))
-    scored = _scored(evaluations, [metric], pairs)[metric]
-    by_group: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        if (group := groups.get(pair[0])) is not None:
-            by_group.setdefault(group, []).append(pair)
-    return {group: _result(metric, by_group[group], scored, failures, group) for group in sorted(by_group)}
+    ((name, counted),) = _counted(evaluations, [metric], pairs, failures, None).items()
+    return estimate_groups(name, counted, groups)
+
+
+def _counted(
+    evaluations: Columns,
+    metrics: Sequence[str | Metric],
+    pairs: Sequence[Pair],
+    failures: Mapping[Pair, str],
+    clusters: Mapping[str, str] | None,
+) -> dict[str, Counted]:
+    """What each metric is counted over, by name: a metric over repeats has one row for each sample, its repeat 0."""
+    by_name = {metric if isinstance(metric, str) else metric.name: metric for metric in metrics}
+    samples = sorted({(sample, 0) for sample, _ in pairs})
+    counted = {}
+    for name, rows in _scored(evaluations, list(by_name), pairs, samples).items():
+        metric = by_name[name]
+        asked = samples if isinstance(metric, RepeatsMetric) else pairs
+        pooled = metric.pooled if isinstance(metric, PooledMetric) else None
+        counted[name] = Counted(asked, rows, failures, pooled, clusters)
+    return counted
+
+
+def _by_group(
+    counted: Mapping[str, Counted], groups: Mapping[str, str], results: Mapping[str, MetricResult]
+) -> dict[str, dict[str, MetricResult]]:
+    """The breakdown of each metric, where there are several groups; its macro average goes into the results."""
+    if not 1 < len(set(groups.values())) <= MAX_GROUPS:
+        return {}
+    found = {name: estimate_groups(name, each, groups) for name, each in counted.items()}
+    for name, by_group in found.items():
+        mean, stderr = macro(by_group.values())
+        results[name].update(n_groups=len(by_group), macro_mean=mean, macro_stderr=stderr)
+    return found
 
 
 def _rows(columns: Columns, row: Callable[..., R], names: Sequence[str]) -> Iterator[R]:
@@ -142,12 +172,15 @@ def _answers(generations: Columns, pairs: Sequence[Pair]) -> dict[Pair, _Generat
     return _by_pair(rows, pairs, "generations")
 
 
-def _scored(evaluations: Columns, metrics: Sequence[str], pairs: Sequence[Pair]) -> dict[str, dict[Pair, _Evaluation]]:
-    rows: dict[str, list[_Evaluation]] = {name: [] for name in metrics}
-    for row in _rows(evaluations, _Evaluation, EVALUATION_COLUMNS):
+def _scored(
+    evaluations: Columns, metrics: Sequence[str], pairs: Sequence[Pair], samples: Sequence[Pair]
+) -> dict[str, dict[Pair, Evaluation]]:
+    rows: dict[str, list[Evaluation]] = {name: [] for name in metrics}
+    for row in _rows(evaluations, Evaluation, EVALUATION_COLUMNS):
         if row.metric in rows:
             rows[row.metric].append(row)
-    return {name: _by_pair(found, pairs, f"evaluations by {name}") for name, found in rows.items()}
+    asked = sorted({*pairs, *samples})
+    return {name: _by_pair(found, asked, f"evaluations by {name}") for name, found in rows.items()}
 
 
 def _by_pair(rows: Iterable[R], pairs: Sequence[Pair], what: str) -> dict[Pair, R]:
@@ -177,65 +210,6 @@ def _failures(pairs: Sequence[Pair], answers: Mapping[Pair, _Generation]) -> dic
     return kinds
 
 
-def _result(
-    name: str,
-    pairs: Sequence[Pair],
-    rows: Mapping[Pair, _Evaluation],
-    failures: Mapping[Pair, str],
-    group: str | None = None,
-) -> MetricResult:
-    kept = [rows[pair] for pair in pairs if pair in rows and rows[pair].score is not None]
-    scores = [row.score for row in kept if row.score is not None]
-    stderr, method, interval = _uncertainty(scores, [row.sample_id for row in kept])
-    low, high = interval or (None, None)
-    bound_low, bound_high = stats.missing_bounds(scores, len(pairs)) or (None, None)
-    lost = (pair for pair in pairs if pair not in rows or rows[pair].score is None)
-    return MetricResult(
-        metric=name,
-        group=group,
-        mean=stats.mean(scores),
-        stderr=stderr,
-        stderr_method=method,
-        ci_low=low,
-        ci_high=high,
-        n_attempted=len(pairs),
-        n_scored=len(scores),
-        n_unanswered=sum(row.answer is None for row in kept),
-        errors=_counts(_reason(rows.get(pair), failures.get(pair)) for pair in lost),
-        bound_low=bound_low,
-        bound_high=bound_high,
-    )
-
-
-def _reason(row: _Evaluation | None, failure: str | None) -> str:
-    """Why a pair has no score. A model's own outcome is never a reason: it is scored, or its score is missing."""
-    if row is not None:
-        return row.error_kind or "scorer"
-    return failure if failure and failure != "model" else "missing"
-
-
-def _uncertainty(
-    scores: Sequence[float], samples: Sequence[str]
-) -> tuple[float | None, str | None, tuple[float, float] | None]:
-    """Standard error, how it was computed, and interval: Wilson's for 0 and 1 without repeats, else Student's."""
-    center, n_samples = stats.mean(scores), len(set(samples))
-    if center is None:
-        return None, None, None
-    repeated = n_samples < len(scores)
-    stderr = stats.clustered_standard_error(scores, samples)
-    method = None if stderr is None else "clustered by sample" if repeated else "independent samples"
-    if not repeated and all(score in {0, 1} for score in scores):
-        return stderr, method, stats.wilson_interval(math.fsum(scores), len(scores))
-    interval = stats.t_interval(center, stderr, n_samples - 1)
-    if interval and all(0 <= score <= 1 for score in scores):
-        interval = max(interval[0], 0.0), min(interval[1], 1.0)
-    return stderr, method, interval
-
-
-def _counts(kinds: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(kinds).items()))
-
-
 def _usage(rows: Sequence[_Generation]) -> dict[str, Any]:
     """Requests, attempts, and sums of tokens; None where no server told a number."""
     return {
@@ -248,14 +222,22 @@ def _usage(rows: Sequence[_Generation]) -> dict[str, Any]:
     }
 
 
-def _sum(counts: Iterable[int | None]) -> int | None:
-    told = [count for count in counts if count is not None]
+def _judge_usage(calls: Mapping[str, Columns] | None) -> dict[str, Any]:
+    """What judges cost by metric, apart from what the model did: {} where none was asked."""
+    usage = {name: _usage(list(_rows(rows, _Generation, GENERATION_COLUMNS))) for name, rows in (calls or {}).items()}
+    return {"judge": usage} if usage else {}
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    told = [count for count in numbers if count is not None]
     return sum(told) if told else None
 
 
 def to_json(report: Report) -> dict[str, Any]:
     """The report as plain JSON, under the names of Report's fields and in their order."""
-    return {**vars(report), "metrics": {name: dict(result) for name, result in report.metrics.items()}}
+    metrics = {name: dict(result) for name, result in report.metrics.items()}
+    groups = {name: {group: dict(one) for group, one in found.items()} for name, found in report.groups.items()}
+    return {**vars(report), "metrics": metrics, "groups": groups}
 
 
 _HEADINGS = (
@@ -272,15 +254,20 @@ _HEADINGS = (
 _NONE = "-"
 
 
-def report_table(reports: Report | Iterable[Report]) -> Table:
-    """One row for each metric of each report, for a terminal (rich prints it)."""
+def report_table(reports: Report | Iterable[Report], *, groups: bool = False) -> Table:
+    """One row for each metric of each report, for a terminal (rich prints it).
+
+    Args:
+        reports: What is shown.
+        groups: Below each metric its mean over the means of the groups, and one row for each group.
+    """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in _HEADINGS:
         table.add_column(heading, overflow="fold")
-    for row in _table_rows(reports):
+    for row in _table_rows(reports, groups=groups):
         table.add_row(*map(Text, row))  # Text: rich would read "[0.80, 0.90]" as markup
     return table
 
@@ -300,10 +287,21 @@ def to_html(reports: Report | Iterable[Report]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _table_rows(reports: Report | Iterable[Report]) -> Iterator[list[str]]:
+def _table_rows(reports: Report | Iterable[Report], *, groups: bool = False) -> Iterator[list[str]]:
     for report in [reports] if isinstance(reports, Report) else reports:
-        for result in report.metrics.values():
-            yield [report.benchmark, report.model, *_cells(result), report.status]
+        for name, result in report.metrics.items():
+            rows = [result, *(_breakdown(result, report.groups.get(name, {})) if groups else [])]
+            for row in rows:
+                yield [report.benchmark, report.model, *_cells(row), report.status]
+
+
+def _breakdown(result: MetricResult, groups: Mapping[str, MetricResult]) -> Iterator[MetricResult]:
+    """The macro average as a row like the others, then each group's."""
+    if groups:
+        counted = {name: result[name] for name in ("metric", "n_attempted", "n_scored", "n_unanswered")}
+        label = f"mean of {result.n_groups} groups"
+        yield MetricResult(counted, group=label, mean=result.macro_mean, stderr=result.macro_stderr)
+    yield from groups.values()
 
 
 def _cells(result: MetricResult) -> list[str]:

@@ -34,6 +34,7 @@ class Result:
         stopped_by: Why the run was interrupted, None when it was not.
         first_errors: For each kind of error the first one, by sample: which sample, and what went wrong.
         max_calls: The call's bound on how often a question without an answer is asked.
+        n_judge_calls: Requests that this call put to judges.
     """
 
     report: Report
@@ -43,6 +44,7 @@ class Result:
     stopped_by: str | None = None
     first_errors: dict[str, str] = field(default_factory=dict)
     max_calls: int | None = None
+    n_judge_calls: int = 0
 
     @property
     def run_id(self) -> str:
@@ -97,6 +99,8 @@ class Result:
     def summary(self) -> str:
         """What happened: what was asked, what was stored already, what went wrong, in which run."""
         asked = f"{self.n_asked} asked now" if self.n_asked else "no model was called"
+        if self.n_judge_calls:
+            asked = f"{self.n_asked} asked now, {self.n_judge_calls} calls of judges"
         text = f"{self.report.status}: {asked}, {self.n_stored} answers were stored already (run {self.run_id})"
         stopped = [f"interrupted: {self.stopped_by}"] if self.stopped_by else []
         given_up = [f"given up: {self._given_up()}"] if self.report.n_given_up else []

@@ -47,12 +47,35 @@ class Done(NamedTuple):
     unscored: Sample | None = None
 
 
+@plain
 class Scoring(NamedTuple):
-    """A stored answer and the metrics that have not scored it."""
+    """A stored answer, and the places of the metrics that have not scored it."""
 
     sample: Sample
     generation: GenerationRecord
-    metrics: Sequence[Metric]
+    places: list[int]
+
+
+@plain
+class Scored(NamedTuple):
+    """What comes back of scoring a stored answer."""
+
+    evaluations: list[EvaluationRecord]
+
+
+@dataclass(frozen=True)
+class ScoreStored:
+    """Scoring -> Scored. It carries the metrics, so that items are only values: they cross many at a time."""
+
+    metrics: tuple[Metric, ...]
+
+    def __call__(self, item: Scoring) -> Scored:
+        return Scored(score([self.metrics[place] for place in item.places], item.sample, item.generation))
+
+    def failed(self, item: Scoring, error: BaseException) -> Scored:
+        """What comes of scoring that a backend gave up: errors of the scorers."""
+        metrics = [self.metrics[place] for place in item.places]
+        return Scored([failed_evaluation(metric, item.sample, item.generation, error) for metric in metrics])
 
 
 @dataclass(frozen=True)
@@ -193,16 +216,6 @@ def lost(item: Item, error: BaseException, metrics: Sequence[Metric]) -> Done:
 def score(metrics: Sequence[Metric], sample: Sample, generation: GenerationRecord) -> list[EvaluationRecord]:
     """One evaluation by each metric."""
     return [evaluate_generation(metric, sample, generation) for metric in metrics]
-
-
-def score_stored(item: Scoring) -> list[EvaluationRecord]:
-    """One evaluation of a stored answer by each metric that has not scored it."""
-    return score(item.metrics, item.sample, item.generation)
-
-
-def unscorable(item: Scoring, error: BaseException) -> list[EvaluationRecord]:
-    """What comes of scoring that a backend gave up: errors of the scorers."""
-    return [failed_evaluation(metric, item.sample, item.generation, error) for metric in item.metrics]
 
 
 @cache

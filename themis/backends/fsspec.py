@@ -150,10 +150,19 @@ class FsspecStorageBackend(StorageBackend):
             raise ReportNotFoundError(
                 f"run {run_id!r} in {self._place.url} has no report yet: finish it, or make one by evaluate()"
             ) from None
-        metrics = stored.get("metrics", {})
-        stored["metrics"] = {name: MetricResult(**metric) for name, metric in metrics.items()}
+        return self._report(f"{self._place.url}/{run_id}/report.json", stored)
+
+    @staticmethod
+    def _report(path: str, stored: dict[str, Any]) -> Report:
+        """The report out of its JSON; fields that this version does not know, of a later one, are left out."""
         known = {field.name for field in fields(Report)}
-        return Report(**{name: value for name, value in stored.items() if name in known})
+        kept = {name: value for name, value in stored.items() if name in known}
+        try:
+            kept["metrics"] = _results(kept.get("metrics") or {})
+            kept["groups"] = {name: _results(found) for name, found in (kept.get("groups") or {}).items()}
+            return Report(**kept)
+        except (TypeError, AttributeError) as error:
+            raise StorageError(f"{path} is no report that can be read: {error}") from error
 
     def save_launch(self, run_id: str, launch: dict[str, Any]) -> None:
         self._writers.get(run_id).save_launch(launch)
@@ -322,3 +331,12 @@ class LocalFileStorageBackend(FsspecStorageBackend):
         if "://" in os.fspath(storage_path):
             raise UsageError(f"{storage_path} is a URL, and this takes a path: use FsspecStorageBackend")
         super().__init__(Path(storage_path).expanduser().absolute(), **options)
+
+
+def _results(stored: dict[str, dict[str, Any]]) -> dict[str, MetricResult]:
+    """Results by metric or group, with the fields that a MetricResult has."""
+    known = MetricResult.__annotations__
+    return {
+        name: MetricResult({field: value for field, value in result.items() if field in known})
+        for name, result in stored.items()
+    }

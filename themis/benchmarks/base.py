@@ -39,6 +39,8 @@ class Benchmark:
         kind: The kind of request that it makes.
         system: System prompt of chat requests, None for none.
         stop: Texts at which the answer ends, None for none.
+        clustered: Whether samples of one group depend on each other, as questions on one passage do: standard errors
+            then cluster by group. Subjects are not clusters but strata: results are broken down by them.
         source: Where the rows come from, in words or as a URL; not part of any id.
         description, citation, licence: Of the data, for `themis list benchmarks`.
     """
@@ -52,6 +54,7 @@ class Benchmark:
     kind: Kind = "chat"
     system: str | None = None
     stop: tuple[str, ...] | None = None
+    clustered: bool = False
     source: str = ""
     description: str = ""
     citation: str = ""

@@ -17,6 +17,7 @@ from themis.cli._shared import ERROR, OK, PARTIAL, USAGE
 from themis.cli.eval import evaluate_command
 from themis.cli.names import list_group
 from themis.cli.runs import list_runs, runs_group, show_run
+from themis.cli.score import score_command
 from themis.errors import ThemisError, UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def themis() -> None:
 
 
 themis.add_command(evaluate_command)
+themis.add_command(score_command)
 themis.add_command(runs_group)
 themis.add_command(show_run)
 list_group.add_command(list_runs, "runs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.markup import escape
@@ -15,7 +15,7 @@ from themis.errors import UsageError
 from themis.registry import unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from themis.backends import ExecutionBackend
     from themis.benchmarks import Benchmark
@@ -49,17 +49,45 @@ def _backend_name(_context: Any, _option: Any, value: str) -> str:
     return value
 
 
+WHERE = (
+    click.option("--backend", default="threads", metavar="B", callback=_backend_name, help="threads, ray, sequential."),
+    click.option(
+        "--address", metavar="A", help="Of a Ray cluster's head, HOST:PORT; default RAY_ADDRESS or a local Ray."
+    ),
+    click.option("--workers", "max_workers", type=click.IntRange(1), metavar="N", help="Requests in progress at once."),
+)
+"""The options that say where the work runs."""
+JUDGE = (
+    click.option("--judge-model", metavar="M", help="Whom metrics ask that ask a judge; as --model."),
+    click.option("--judge-base-url", metavar="U", help="Address of the judge's server."),
+)
+GROUPS = click.option("--groups", is_flag=True, help="Results by group, and the mean over groups.")
+
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+
+def several(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """A decorator that adds options in this order."""
+
+    def add(command: Function) -> Function:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 @click.command("eval")
 @click.argument("benchmark")
 @click.option("--model", required=True, metavar="M", help="provider/NAME, NAME (of openai), demo, replay/PATH.")
 @click.option("--base-url", metavar="U", help="Address of an OpenAI-compatible server, up to /v1.")
-@click.option("--backend", default="threads", metavar="B", callback=_backend_name, help="threads, ray or sequential.")
-@click.option("--address", metavar="A", help="Of a Ray cluster's head, HOST:PORT; default RAY_ADDRESS or a local Ray.")
-@click.option("--workers", "max_workers", type=click.IntRange(1), metavar="N", help="Requests in progress at once.")
+@several(*WHERE)
 @STORAGE
 @click.option("--data", metavar="URL", help="Other rows for the benchmark: jsonl, json, csv, tsv or Parquet.")
 @click.option("--prompt", metavar="T", help="Template with {fields} of the row.")
 @click.option("--metric", "metrics", multiple=True, metavar="M", help="Instead of the benchmark's own; repeatable.")
+@several(*JUDGE)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N samples.")
 @click.option("--num-samples", type=click.IntRange(1), default=1, metavar="K", help="Answers to each sample.")
 @click.option("--temperature", type=float, metavar="T")
@@ -74,8 +102,9 @@ def _backend_name(_context: Any, _option: Any, value: str) -> str:
 @click.option("--allow-changed-model", is_flag=True, help="Resume although the endpoint or served model differs.")
 @click.option("--max-errors", type=click.IntRange(0), metavar="N", help="Interrupt the run after more errors.")
 @click.option("--max-calls", type=click.IntRange(1), default=5, metavar="N", help="Of this command, for one question.")
+@GROUPS
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write the report there.")
-def evaluate_command(benchmark: str, model: str, base_url: str | None, **options: Any) -> int:
+def evaluate_command(benchmark: str, model: str, base_url: str | None, *, groups: bool, **options: Any) -> int:
     """Ask MODEL every question of BENCHMARK, score the answers, print the report.
 
     BENCHMARK is a name (`themis list benchmarks`), several with commas between them, the URL of a data file, or a
@@ -85,9 +114,9 @@ def evaluate_command(benchmark: str, model: str, base_url: str | None, **options
 
     json_file = options.pop("json_file")
     if json_file is not None:
-        _check_writable(Path(json_file))
+        check_writable(Path(json_file))
     benchmarks = _benchmarks(benchmark, options)
-    backend = _open_backend(options.pop("backend"), options.pop("address"))
+    backend = open_backend(options.pop("backend"), options.pop("address"))
     timing = {name: options[name] for name in ("timeout", "max_retries")}
     asked = load_model(model, base_url=base_url, **timing)
     options["storage_backend"] = store = open_storage(options.pop("storage"))
@@ -96,9 +125,9 @@ def evaluate_command(benchmark: str, model: str, base_url: str | None, **options
             results = [_evaluate(each, asked, backend, options) for each in benchmarks]
         finally:
             _close(asked)
-    _print_results(results)
+    _print_results(results, groups=groups)
     if json_file is not None:
-        _write_json(Path(json_file), [result.report for result in results])
+        write_json(Path(json_file), [result.report for result in results])
     return OK if all(result.report.status == "complete" for result in results) else PARTIAL
 
 
@@ -138,7 +167,8 @@ def _close(model: Model) -> None:
     run_coroutine(model.close())
 
 
-def _open_backend(name: str, address: str | None) -> ExecutionBackend:
+def open_backend(name: str, address: str | None) -> ExecutionBackend:
+    """The backend of that name."""
     from themis import backends
 
     if address is not None and name != "ray":
@@ -148,23 +178,25 @@ def _open_backend(name: str, address: str | None) -> ExecutionBackend:
     return backend
 
 
-def _print_results(results: Sequence[Result]) -> None:
+def _print_results(results: Sequence[Result], *, groups: bool) -> None:
     from themis.report import report_table
 
     terminal = console()
-    terminal.print(report_table([result.report for result in results]))
+    terminal.print(report_table([result.report for result in results], groups=groups))
     for result in results:
         terminal.print(escape(result.summary()), soft_wrap=True)
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
+    """Raise UsageError for a file that --json could not write."""
     if not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UsageError(
             f"--json {path}: {path.parent} is no folder that can be written; make it, or give another file"
         )
 
 
-def _write_json(path: Path, reports: Sequence[Report]) -> None:
+def write_json(path: Path, reports: Sequence[Report]) -> None:
+    """Write one report as an object, several as a list."""
     from themis.report import to_json
 
     content = [to_json(report) for report in reports]

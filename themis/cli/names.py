@@ -45,7 +45,11 @@ def list_models() -> None:
 def list_metrics() -> None:
     """The metrics that --metric knows for any benchmark."""
     from themis.scoring import load_metric, metric_names
+    from themis.scoring.repeats import REPEATS
 
     known = [load_metric(name) for name in metric_names()]
     rows = [(m.name, (type(m).__doc__ or "").splitlines()[0], json.dumps(m.config()), m.version) for m in known]
-    print_table(("name", "what it gives", "settings", "version"), rows)
+    kinds = [
+        (f"{name}K", (kind.__doc__ or "").splitlines()[0], "over K repeats", "1") for name, kind in REPEATS.items()
+    ]
+    print_table(("name", "what it gives", "settings", "version"), [*rows, *kinds])

@@ -96,8 +96,9 @@ def _row(info: RunInfo, now: float) -> tuple[str, ...]:
 @runs_group.command("show")
 @click.argument("run")
 @STORAGE
+@click.option("--groups", is_flag=True, help="Results by group, and the mean over groups.")
 @_JSON
-def show_run(run: str, storage: str | None, *, as_json: bool) -> int:
+def show_run(run: str, storage: str | None, *, groups: bool, as_json: bool) -> int:
     """State, size and report of RUN: scores, what was asked, what it cost, where it was made."""
     from themis.report import to_json
 
@@ -108,7 +109,7 @@ def show_run(run: str, storage: str | None, *, as_json: bool) -> int:
     if as_json:
         _print_json({**asdict(info), "report": None if report is None else to_json(report)})
     else:
-        _print_run(info, report)
+        _print_run(info, report, groups=groups)
     return OK if report is not None and report.status == "complete" else PARTIAL
 
 
@@ -119,14 +120,14 @@ def _report(store: FsspecStorageBackend, run_id: str) -> Report | None:
         return None
 
 
-def _print_run(info: RunInfo, report: Report | None) -> None:
+def _print_run(info: RunInfo, report: Report | None, *, groups: bool) -> None:
     from themis.report import report_table
 
     terminal, now = console(), time.time()
     if report is None:
         terminal.print("no report yet", soft_wrap=True)
     else:
-        terminal.print(report_table(report))
+        terminal.print(report_table(report, groups=groups))
     rows = ", ".join(f"{count} {kind}" for kind, count in info.records.items())
     writers = f"{info.n_launches} writer{'s' * (info.n_launches != 1)}"
     lines = {

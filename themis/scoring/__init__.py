@@ -6,17 +6,39 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from themis.errors import UnknownNameError, UsageError
 from themis.registry import Registry, unknown
-from themis.scoring.base import FunctionMetric, Metric, Score, evaluate_generation
+from themis.scoring.base import (
+    FunctionMetric,
+    JudgedMetric,
+    Metric,
+    PooledMetric,
+    Question,
+    RepeatsMetric,
+    Score,
+    evaluate_generation,
+)
 from themis.scoring.exact import Contains, ExactMatch
+from themis.scoring.judges import PairwiseJudge, RubricJudge
+from themis.scoring.repeats import BestAtK, MajAtK, MeanAtK, PassAtK, PassHatK, parse_repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = [
+    "BestAtK",
     "Contains",
     "ExactMatch",
     "FunctionMetric",
+    "JudgedMetric",
+    "MajAtK",
+    "MeanAtK",
     "Metric",
+    "PairwiseJudge",
+    "PassAtK",
+    "PassHatK",
+    "PooledMetric",
+    "Question",
+    "RepeatsMetric",
+    "RubricJudge",
     "Score",
     "evaluate_generation",
     "load_metric",
@@ -31,7 +53,9 @@ _METRICS: Registry[Metric] = Registry(
         "boxed_match": ExactMatch("boxed", "boxed_match"),
         "contains": Contains(),
         "exact_match": ExactMatch(),
+        "judge": RubricJudge(),
         "number_match": ExactMatch("number", "number_match"),
+        "pairwise": PairwiseJudge(),
     },
 )
 
@@ -45,7 +69,8 @@ def load_metric(metric: MetricLike, benchmark_metrics: Sequence[Metric] = ()) ->
     """The metric meant by a name, a Metric, or a function (sample, generation) -> float, bool or Score.
 
     A name means the benchmark's own metric of that name before any other: "exact_match" on gsm8k compares
-    numbers.
+    numbers. "NAME:text" is the metric NAME with an argument, "pass@4" (pass^4, mean@4, maj@4, best@4) one over
+    4 repeats of the benchmark's main metric, "pass@4:NAME" of the one that is named.
 
     Raises:
         UnknownNameError: No metric of that name.
@@ -70,7 +95,17 @@ def _by_name(name: str, benchmark_metrics: Sequence[Metric]) -> Metric:
     own = {metric.name: metric for metric in benchmark_metrics}
     if name in own:
         return own[name]
+    if repeats := parse_repeats(name):
+        kind, k, base = repeats
+        if base is None and not benchmark_metrics:
+            raise UsageError(
+                f"{name!r} does not say of which metric: write {name}:NAME, for example {name}:exact_match"
+            )
+        return kind(k, _by_name(base, benchmark_metrics) if base else benchmark_metrics[0], name)
     known = _METRICS.names()
+    base, colon, argument = name.partition(":")
+    if colon and name not in known and base in {*known, *own}:
+        return _by_name(base, benchmark_metrics).with_argument(argument)
     if name not in known:
         raise UnknownNameError(unknown("metric", name, {*known, *own}))
     found = _METRICS.get(name)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import uuid
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
 
+from themis.errors import UsageError
 from themis.ids import callable_identity, canonical_json, evaluation_id, text_hash
 from themis.records import EvaluationRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Sequence
 
-    from themis.records import GenerationRecord, Sample
+    from themis.records import GenerationRecord, Prompt, Sample
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,104 @@ class Metric(ABC):
             Exception: Anything: it becomes an evaluation of error_kind "scorer", never a score of 0.
         """
 
+    def answer_key(self, answer: str) -> Hashable:
+        """Equal for answers that mean the same, as this metric reads them; maj@k counts votes by it."""
+        return answer
+
+    def with_argument(self, text: str) -> Metric:
+        """The metric that "NAME:text" means.
+
+        Raises:
+            UsageError: It takes no argument, or not this one.
+        """
+        raise UsageError(f"the metric {self.name!r} takes no argument; {text!r} was given as one")
+
+
+class PooledMetric(Metric):
+    """Its number over a run is a function of sums over all answers, not the mean of their scores.
+
+    Corpus BLEU is one, and the share of instructions followed. Each Score has as its `value` the summands of one
+    answer: a list of numbers, equally long for every answer. `score` is what one answer would have alone. The report
+    computes the standard error by the jackknife over samples.
+    """
+
+    @abstractmethod
+    def pooled(self, sums: Sequence[float]) -> float:
+        """The number over answers whose values add up, element by element, to these sums."""
+
+
+class RepeatsMetric(Metric):
+    """One score for each sample, out of the scores of its repeats by another metric.
+
+    Attributes:
+        of: The metric that scores each repeat.
+        k: So many repeats are what the score speaks of; a sample needs as many with a score.
+    """
+
+    of: Metric
+    k: int
+
+    def config(self) -> dict[str, Any]:
+        return {"k": self.k, "of": scorer_identity(self.of)}
+
+    def over(self, base: Metric) -> Self:
+        """The same metric over the scores of another one."""
+        found = copy.copy(self)
+        object.__setattr__(found, "of", base)
+        return found
+
+    @abstractmethod
+    def reduce(self, evaluations: Sequence[EvaluationRecord]) -> Score:
+        """The score of a sample from the evaluations of its repeats by `of`: those with a score, in their order.
+
+        There are at least `k`.
+        """
+
+    def score(self, sample: Sample, generation: GenerationRecord) -> Score:
+        return self.reduce([evaluate_generation(self.of, sample, generation)])
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a judge is asked: text or messages. Of the sampling `params` those that are set are sent."""
+
+    prompt: Prompt
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+class JudgedMetric(Metric):
+    """Asks a model, the judge, about each answer. Its calls are generation records of the same run.
+
+    Attributes:
+        model: The judge: a name, a function or a Model; None where evaluate() or score() are to say it.
+        judge_id: What determines the judge's answers, once it is loaded; part of each evaluation's id.
+    """
+
+    model: Any = None
+    judge_id: dict[str, Any] | None = None
+
+    @abstractmethod
+    def questions(self, sample: Sample, generation: GenerationRecord) -> list[Question]:
+        """What the judge is asked about a generation that has a response. Quick: it runs on the driver."""
+
+    @abstractmethod
+    def judge(self, sample: Sample, generation: GenerationRecord, answers: list[GenerationRecord]) -> Score:
+        """The score out of the judge's answers, one for each question, in their order; each has a response.
+
+        Raises:
+            Exception: Anything, for a verdict that cannot be read too: an evaluation of error_kind "scorer".
+        """
+
+    def judged_by(self, model: Any, identity: dict[str, Any] | None) -> Self:
+        """The same metric with its judge loaded; a judge whose identity cannot be told has none in common."""
+        found = copy.copy(self)
+        object.__setattr__(found, "model", model)
+        object.__setattr__(found, "judge_id", identity or {"unknown": uuid.uuid4().hex})
+        return found
+
+    def score(self, sample: Sample, generation: GenerationRecord) -> Score:
+        raise UsageError(f"{self.name} asks a judge, which evaluate() and score() do; it cannot score by itself")
+
 
 class FunctionMetric(Metric):
     """A function (sample, generation) -> float, bool or Score as a metric.
@@ -82,27 +182,95 @@ def evaluate_generation(metric: Metric, sample: Sample, generation: GenerationRe
     """The evaluation of one generation by one metric. Pure, and it never raises: a failure is a record.
 
     A failure of the infrastructure or of the request is passed on unscored. An outcome of the model (a
-    refusal, a prompt that is too long) is scored 0 and keeps its kind. An exception of the metric, or a score
-    that is not a finite number, is an error of kind "scorer".
+    refusal, a prompt that is too long) is scored 0 and keeps its kind; a pooled metric counts it as an empty
+    response. An exception of the metric, or a score that is not a finite number, is an error of kind "scorer".
     """
-    if generation.status == "error" and generation.error_kind == "model":
-        return _record(metric, sample, generation, score=0.0, error=_passed_on(generation))
     if generation.status == "error":
-        return _record(metric, sample, generation, status="error", error=_passed_on(generation))
+        return _unanswered(metric, sample, generation)
+    return evaluation_by(metric, sample, generation, lambda: metric.score(sample, generation))
+
+
+def judged_evaluation(
+    metric: JudgedMetric, sample: Sample, generation: GenerationRecord, answers: list[GenerationRecord]
+) -> EvaluationRecord:
+    """The evaluation of one generation out of a judge's answers, whose ids its metadata has as "judge_calls".
+
+    A judge's answer that the infrastructure lost leaves the score missing for that reason, so that it is asked again;
+    what the judge refused, or could not be asked, is an error of kind "scorer". Never raises.
+    """
+    if generation.status == "error":
+        return _unanswered(metric, sample, generation)
+    calls = {"judge_calls": [answer.id for answer in answers]}
+    for answer in answers:
+        if answer.status == "error":
+            kind = "infrastructure" if answer.error_kind == "infrastructure" else "scorer"
+            reason = {**_passed_on(answer), "error_kind": kind, "error_message": f"the judge: {answer.error_message}"}
+            return _record(metric, sample, generation, status="error", error=reason, metadata=calls)
+    found = evaluation_by(metric, sample, generation, lambda: metric.judge(sample, generation, answers))
+    return replace(found, metadata={**found.metadata, **calls})
+
+
+def evaluation_by(
+    metric: Metric, sample: Sample, generation: GenerationRecord, score: Callable[[], Score]
+) -> EvaluationRecord:
+    """The evaluation of one generation by a function that a metric of a user's own may be behind. Never raises."""
+    return _record(metric, sample, generation, **evaluation_fields(metric, score))
+
+
+def evaluation_fields(metric: Metric, score: Callable[[], Score]) -> dict[str, Any]:
+    """The fields of an evaluation that a score fills, or the error that a metric's function ends in."""
     try:
-        found = metric.score(sample, generation)
-        fields = _checked(found)
+        return _checked(score(), pooled=isinstance(metric, PooledMetric))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's metric raises is data
-        return failed_evaluation(metric, sample, generation, error)
-    return _record(metric, sample, generation, **fields)
+        return _failed(error)
 
 
 def failed_evaluation(
     metric: Metric, sample: Sample, generation: GenerationRecord, error: BaseException
 ) -> EvaluationRecord:
     """The evaluation of a generation that a metric could not score, for the reason that is given."""
-    reason = {"error_kind": "scorer", "error_type": type(error).__name__, "error_message": str(error)}
-    return _record(metric, sample, generation, status="error", error=reason)
+    return _record(metric, sample, generation, **_failed(error))
+
+
+def _failed(error: BaseException) -> dict[str, Any]:
+    return {
+        "status": "error",
+        "error_kind": "scorer",
+        "error_type": type(error).__name__,
+        "error_message": str(error),
+    }
+
+
+def metric_evaluation_id(metric: Metric, generation_ids: Sequence[str], target: str | Sequence[str] | None) -> str:
+    """Id of the evaluation of these generations by a metric: themis.ids.evaluation_id with what the metric is."""
+    return evaluation_id(
+        generation_ids=generation_ids,
+        metric=metric.name,
+        version=metric.version,
+        config=metric.config(),
+        target=target,
+        judge=metric.judge_id if isinstance(metric, JudgedMetric) else None,
+    )
+
+
+def scorer_identity(metric: Metric) -> dict[str, Any]:
+    """What determines a metric's scores, as JSON."""
+    judge = {"judge": metric.judge_id} if isinstance(metric, JudgedMetric) else {}
+    return {"metric": metric.name, "version": metric.version, "config": metric.config(), **judge}
+
+
+def _unanswered(metric: Metric, sample: Sample, generation: GenerationRecord) -> EvaluationRecord:
+    """The evaluation of a generation without a response."""
+    error = _passed_on(generation)
+    if generation.error_kind != "model":
+        return _record(metric, sample, generation, status="error", error=error)
+    if not isinstance(metric, PooledMetric):
+        return _record(metric, sample, generation, score=0.0, error=error)
+    empty = replace(generation, response="", status="ok")
+    found = evaluation_by(metric, sample, generation, lambda: metric.score(sample, empty))
+    if found.status == "error":
+        return found
+    return replace(found, score=0.0, answer=None, **error)
 
 
 def _passed_on(generation: GenerationRecord) -> dict[str, Any]:
@@ -113,7 +281,7 @@ def _passed_on(generation: GenerationRecord) -> dict[str, Any]:
     }
 
 
-def _checked(found: Score) -> dict[str, Any]:
+def _checked(found: Score, *, pooled: bool = False) -> dict[str, Any]:
     """The fields of a score that an evaluation takes over, once they are sure to be JSON."""
     score = float(found.score)
     if not math.isfinite(score):
@@ -123,6 +291,8 @@ def _checked(found: Score) -> dict[str, Any]:
         raise TypeError(f"the answer {answer!r:.100} is a {type(answer).__name__}; return text or None")
     if found.value is not None or found.metadata:
         canonical_json([found.value, found.metadata])
+    if pooled and not _are_summands(found.value):
+        raise TypeError(f"the value {found.value!r:.100} cannot be summed; a pooled metric needs a list of numbers")
     return {
         "score": score,
         "answer": found.answer,
@@ -130,6 +300,10 @@ def _checked(found: Score) -> dict[str, Any]:
         "explanation": found.explanation,
         "metadata": found.metadata,
     }
+
+
+def _are_summands(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(part, int | float) for part in value)
 
 
 def _record(
@@ -142,13 +316,7 @@ def _record(
 ) -> EvaluationRecord:
     response = generation.response
     return EvaluationRecord(
-        id=evaluation_id(
-            generation_ids=(generation.id,),
-            metric=metric.name,
-            version=metric.version,
-            config=metric.config(),
-            target=sample.target,
-        ),
+        id=metric_evaluation_id(metric, (generation.id,), sample.target),
         generation_id=generation.id,
         metric=metric.name,
         sample_id=generation.sample_id or sample.id,

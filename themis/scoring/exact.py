@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ from themis.scoring.numbers import final_number, same_number
 from themis.scoring.text import contains_words, last_boxed, normal_latex, normal_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from themis.records import GenerationRecord, Sample
 
@@ -40,6 +41,9 @@ class ExactMatch(Metric):
         if answer is None:
             return Score(0.0)
         return Score(float(any(same(answer, target) for target in targets)), answer)
+
+    def answer_key(self, answer: str) -> Hashable:
+        return _KEYS[self.compare](answer)
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,4 @@ _COMPARISONS: dict[str, tuple[Callable[[str], str | None], Callable[[str, str], 
     "number": (final_number, same_number),
     "boxed": (last_boxed, _same_latex),
 }
+_KEYS: dict[str, Callable[[str], Hashable]] = {"text": normal_text, "number": Decimal, "boxed": normal_latex}
