@@ -1,8 +1,7 @@
-"""What a run found: columns of records -> Report, and reports as a table, Markdown, HTML or JSON."""
+"""What a run found: columns of records -> Report."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
-    from rich.table import Table
 
 Pair: TypeAlias = tuple[str, int]
 """A sample's id and the number of the repeat: what is asked, and what a denominator counts."""
@@ -251,78 +249,3 @@ def _usage(rows: Sequence[_Generation]) -> dict[str, Any]:
 def _sum(counts: Iterable[int | None]) -> int | None:
     told = [count for count in counts if count is not None]
     return sum(told) if told else None
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """The report as plain JSON, under the names of Report's fields and in their order."""
-    return {**vars(report), "metrics": {name: dict(result) for name, result in report.metrics.items()}}
-
-
-_HEADINGS = (
-    "benchmark",
-    "model",
-    "metric",
-    "mean",
-    "95% interval",
-    "scored",
-    "no answer",
-    "errors",
-    "status",
-)
-_NONE = "-"
-
-
-def report_table(reports: Report | Iterable[Report]) -> Table:
-    """One row for each metric of each report, for a terminal (rich prints it)."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in _HEADINGS:
-        table.add_column(heading, overflow="fold")
-    for row in _table_rows(reports):
-        table.add_row(*map(Text, row))  # Text: rich would read "[0.80, 0.90]" as markup
-    return table
-
-
-def to_markdown(reports: Report | Iterable[Report]) -> str:
-    """The rows of report_table as a Markdown table."""
-    lines = [_HEADINGS, ["---"] * len(_HEADINGS), *_table_rows(reports)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def to_html(reports: Report | Iterable[Report]) -> str:
-    """The rows of report_table as an HTML table, for notebooks."""
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in _HEADINGS)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in _table_rows(reports)
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _table_rows(reports: Report | Iterable[Report]) -> Iterator[list[str]]:
-    for report in [reports] if isinstance(reports, Report) else reports:
-        for result in report.metrics.values():
-            yield [report.benchmark, report.model, *_cells(result), report.status]
-
-
-def _cells(result: MetricResult) -> list[str]:
-    mean = _NONE if result.mean is None else f"{result.mean:.4f}"
-    if result.stderr:  # 0 means that no variation was seen, not that there is none
-        mean += f" ± {result.stderr:.4f}"
-    share = f" ({result.n_scored / result.n_attempted:.1%})" if result.n_attempted else ""
-    errors = ", ".join(f"{count} {kind}" for kind, count in result.errors.items()) or _NONE
-    if result.errors and result.bound_low is not None:
-        errors += f": mean within {_interval(result.bound_low, result.bound_high)}"
-    return [
-        result.metric if result.group is None else f"{result.metric} ({result.group})",
-        mean,
-        _interval(result.ci_low, result.ci_high),
-        f"{result.n_scored}/{result.n_attempted}{share}",
-        str(result.n_unanswered),
-        errors,
-    ]
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return _NONE if low is None or high is None else f"[{low:.4f}, {high:.4f}]"

@@ -149,7 +149,7 @@ def _open_backend(name: str, address: str | None) -> ExecutionBackend:
 
 
 def _print_results(results: Sequence[Result]) -> None:
-    from themis.report import report_table
+    from themis.formats import report_table
 
     terminal = console()
     terminal.print(report_table([result.report for result in results]))
@@ -165,7 +165,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _write_json(path: Path, reports: Sequence[Report]) -> None:
-    from themis.report import to_json
+    from themis.formats import to_json
 
     content = [to_json(report) for report in reports]
     path.write_text(json.dumps(content[0] if len(content) == 1 else content, indent=2) + "\n", encoding="utf-8")
