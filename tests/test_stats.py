@@ -8,6 +8,7 @@ import random
 from statistics import stdev
 
 import pytest
+import scipy.stats
 
 from themis import stats
 from themis.errors import UsageError
@@ -58,12 +59,13 @@ def test_wilson_interval():
     assert stats.wilson_interval(0, 0) is None
 
 
-@pytest.mark.parametrize(
-    ("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (10, 2.2281), (100, 1.984)]
-)
-def test_t_quantile(degrees, quantile):
-    """The 97.5% quantiles of Student's t agree with the printed table within what the docstring says."""
-    assert quantile == pytest.approx(stats.t_quantile(0.975, degrees), rel=0.0013 if degrees == 3 else 0.0004)
+@pytest.mark.parametrize("degrees", [1, 2, 3, 7, 30, 499, 500, 501, 1318, 10**6])
+def test_t_quantile(degrees):
+    """Quantiles of Student's t are scipy's, on both sides of where they are computed in another way."""
+    for probability in (0.005, 0.025, 0.5, 0.9, 0.975, 0.9995):
+        expected = scipy.stats.t.ppf(probability, degrees)
+
+        assert expected == pytest.approx(stats.t_quantile(probability, degrees), rel=1e-11, abs=1e-12)
 
 
 def test_t_interval():
