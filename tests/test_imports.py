@@ -27,6 +27,7 @@ LAYERS = [
     {"formats"},
     {"work", "plan", "stored", "recorder", "provenance", "result", "run"},
     {"evaluate"},
+    {"compare"},
     {"progress"},
     {"cli"},
     {"__main__"},
