@@ -17,6 +17,7 @@ from themis import evaluate
 from themis.backends import FsspecStorageBackend
 from themis.cli import run
 from themis.cli.runs import age, size
+from themis.formats import to_latex, to_markdown
 from themis.records import GenerationRecord
 
 ROWS = [{"question": f"q{number}", "answer": str(number)} for number in range(30)]
@@ -80,6 +81,7 @@ def test_an_empty_place_lists_nothing_and_says_so(here, capsys):
 _WRITE = """
 import sys, time
 from themis.backends import FsspecStorageBackend
+from themis.formats import to_latex, to_markdown
 from themis.records import GenerationRecord
 storage = FsspecStorageBackend(sys.argv[1])
 storage.save_generation_record("writing", GenerationRecord("1", "p", "r"))
@@ -107,6 +109,19 @@ def test_a_run_is_going_until_its_writer_dies(here, capsys):
     assert (interrupted["mine"]["state"], interrupted["writing"]["state"]) == ("complete", "interrupted")
     shown(capsys, "runs", "delete", "writing", "--storage", str(here), "--yes")
     assert list(listed(capsys, str(here))) == ["mine"]
+
+
+def test_show_prints_the_report_in_every_form(here, capsys):
+    """`show --format` prints Markdown, CSV, JSON and LaTeX, and names the forms where another one is asked for."""
+    report = make(here / "runs").report
+    show = ("show", "runs/mine", "--format")
+
+    assert shown(capsys, *show, "markdown").out == to_markdown(report) + "\n"
+    (row,) = csv.DictReader(shown(capsys, *show, "csv").out.splitlines())
+    assert float(row["mean"]) == report.metrics["exact_match"].mean
+    assert shown(capsys, *show, "latex").out == to_latex(report) + "\n"
+    assert json.loads(shown(capsys, *show, "json").out) == json.loads(shown(capsys, "show", "runs/mine", "--json").out)
+    assert "Did you mean 'latex'?" in shown(capsys, *show, "latx", code=2).err
 
 
 def test_show_takes_an_id_or_the_url_of_a_run(here, capsys):

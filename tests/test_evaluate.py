@@ -22,8 +22,8 @@ from themis.backends import (
     SequentialExecutionBackend,
 )
 from themis.errors import AuthenticationError, DataError, ModelError, StorageError, UnknownNameError, UsageError
+from themis.formats import to_json
 from themis.models import Model
-from themis.report import to_json
 from themis.scoring import Metric, Score
 from themis.testing import Fault, ModelServer
 

@@ -17,7 +17,7 @@ ROOT = Path(themis.__file__).parent
 LAYERS = [
     {"errors"},
     {"records"},
-    {"ids", "registry"},
+    {"ids", "registry", "tables"},
     {"columns"},
     {"arrow"},
     {"winners"},
@@ -25,12 +25,14 @@ LAYERS = [
     {"backends", "models", "benchmarks"},
     {"estimates"},
     {"report"},
+    {"formats"},
     {
         *("work", "maps", "scorers", "plan", "stored", "health", "recorder", "provenance", "result"),
         *("judging", "over_repeats", "covered", "rescoring", "run"),
     },
     {"evaluate"},
     {"score"},
+    {"compare"},
     {"progress"},
     {"cli"},
     {"__main__"},

@@ -12,17 +12,9 @@ import pytest
 from rich.console import Console
 
 from themis.errors import UsageError
+from themis.formats import report_table, to_html, to_json, to_markdown
 from themis.records import MetricResult, Report
-from themis.report import (
-    EVALUATION_COLUMNS,
-    GENERATION_COLUMNS,
-    aggregate,
-    group_results,
-    report_table,
-    to_html,
-    to_json,
-    to_markdown,
-)
+from themis.report import EVALUATION_COLUMNS, GENERATION_COLUMNS, aggregate, group_results
 
 
 def columns(rows, names):

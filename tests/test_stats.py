@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from statistics import stdev
 
 import pytest
+import scipy.stats
 
 from themis import stats
+from themis.errors import UsageError
 
 
 def test_mean():
@@ -56,12 +59,13 @@ def test_wilson_interval():
     assert stats.wilson_interval(0, 0) is None
 
 
-@pytest.mark.parametrize(
-    ("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (10, 2.2281), (100, 1.984)]
-)
-def test_t_quantile(degrees, quantile):
-    """The 97.5% quantiles of Student's t agree with the printed table within what the docstring says."""
-    assert quantile == pytest.approx(stats.t_quantile(0.975, degrees), rel=0.0013 if degrees == 3 else 0.0004)
+@pytest.mark.parametrize("degrees", [1, 2, 3, 7, 30, 499, 500, 501, 1318, 10**6])
+def test_t_quantile(degrees):
+    """Quantiles of Student's t are scipy's, on both sides of where they are computed in another way."""
+    for probability in (0.005, 0.025, 0.5, 0.9, 0.975, 0.9995):
+        expected = scipy.stats.t.ppf(probability, degrees)
+
+        assert expected == pytest.approx(stats.t_quantile(probability, degrees), rel=1e-11, abs=1e-12)
 
 
 def test_t_interval():
@@ -92,3 +96,48 @@ def test_order_does_not_matter():
         expected = expected or found
 
         assert expected == found
+
+
+def all_draws(scores, k):
+    """Every way to draw k of the answers."""
+    return list(itertools.combinations(scores, k))
+
+
+@pytest.mark.parametrize(("n", "c"), [(1, 0), (1, 1), (5, 2), (7, 7), (8, 0), (10, 3)])
+def test_pass_at_k_and_pass_hat_k(n, c):
+    """For every k they are the shares of all draws in which one answer, and every answer, is right."""
+    answers = [1] * c + [0] * (n - c)
+    for k in range(1, n + 1):
+        draws = all_draws(answers, k)
+
+        assert stats.pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws), rel=1e-15)
+        assert stats.pass_hat_k(n, c, k) == pytest.approx(sum(map(all, draws)) / len(draws), rel=1e-15)
+
+
+def test_pass_at_k_of_arrays():
+    """Sequences give an array over their pairs, exact also where factorials leave the range of floats."""
+    n, c = [10, 10, 2000, 200], [3, 0, 1, 200]
+    found = stats.pass_at_k(n, c, 10), stats.pass_hat_k(n, c, 10)
+
+    assert found[0].tolist() == [stats.pass_at_k(*pair, 10) for pair in zip(n, c, strict=True)]
+    assert found[0].tolist() == [1.0, 0.0, pytest.approx(10 / 2000, rel=1e-12), 1.0]
+    assert found[1].tolist() == [0.0, 0.0, 0.0, 1.0]
+
+
+def test_best_of_k():
+    """It is the mean over all draws of their highest score, in whatever order the scores come."""
+    scores = [0.2, 0.9, 0.5, 0.5, 0.1]
+    for k in range(1, 6):
+        draws = all_draws(scores, k)
+
+        assert stats.best_of_k(scores, k) == pytest.approx(sum(map(max, draws)) / len(draws), rel=1e-14)
+    assert stats.best_of_k([1, 0, 0, 1, 0], 2) == pytest.approx(stats.pass_at_k(5, 2, 2), rel=1e-15)
+
+
+@pytest.mark.parametrize("call", [(4, 2, 5), (4, 2, 0), ([4, 8], [2, 2], 5)])
+def test_k_beyond_the_answers(call):
+    """A k above the number of answers, or 0, is refused with what k can be."""
+    with pytest.raises(UsageError, match="k can be 1 to 4"):
+        stats.pass_at_k(*call)
+    with pytest.raises(UsageError, match="5 right answers among 4: give 0 to 4"):
+        stats.pass_hat_k(4, 5, 1)

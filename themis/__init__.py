@@ -11,6 +11,7 @@ Importing this package loads none of ray, pyarrow, s3fs and aiohttp: each is imp
 from __future__ import annotations
 
 from themis.benchmarks import Benchmark, load_benchmark
+from themis.compare import Comparison, compare
 from themis.errors import ThemisError
 from themis.evaluate import evaluate
 from themis.models import Model, Response, load_model
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Benchmark",
+    "Comparison",
     "EvaluationRecord",
     "GenerationRecord",
     "Metric",
@@ -36,6 +38,7 @@ __all__ = [
     "Score",
     "ThemisError",
     "__version__",
+    "compare",
     "evaluate",
     "load_benchmark",
     "load_model",

@@ -1,8 +1,7 @@
-"""What a run found: columns of records -> Report, and reports as a table, Markdown, HTML or JSON."""
+"""What a run found: columns of records -> Report."""
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -15,11 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
-    from rich.table import Table
 
     from themis.scoring.base import Metric
 
-__all__ = ["Pair", "aggregate", "group_results", "report_table", "to_html", "to_json", "to_markdown"]
+__all__ = ["Pair", "aggregate", "group_results"]
 
 Columns: TypeAlias = "pa.Table | Mapping[str, Sequence[Any]]"
 
@@ -231,96 +229,3 @@ def _judge_usage(calls: Mapping[str, Columns] | None) -> dict[str, Any]:
 def _sum(numbers: Iterable[int | None]) -> int | None:
     told = [count for count in numbers if count is not None]
     return sum(told) if told else None
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """The report as plain JSON, under the names of Report's fields and in their order."""
-    metrics = {name: dict(result) for name, result in report.metrics.items()}
-    groups = {name: {group: dict(one) for group, one in found.items()} for name, found in report.groups.items()}
-    return {**vars(report), "metrics": metrics, "groups": groups}
-
-
-_HEADINGS = (
-    "benchmark",
-    "model",
-    "metric",
-    "mean",
-    "95% interval",
-    "scored",
-    "no answer",
-    "errors",
-    "status",
-)
-_NONE = "-"
-
-
-def report_table(reports: Report | Iterable[Report], *, groups: bool = False) -> Table:
-    """One row for each metric of each report, for a terminal (rich prints it).
-
-    Args:
-        reports: What is shown.
-        groups: Below each metric its mean over the means of the groups, and one row for each group.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in _HEADINGS:
-        table.add_column(heading, overflow="fold")
-    for row in _table_rows(reports, groups=groups):
-        table.add_row(*map(Text, row))  # Text: rich would read "[0.80, 0.90]" as markup
-    return table
-
-
-def to_markdown(reports: Report | Iterable[Report]) -> str:
-    """The rows of report_table as a Markdown table."""
-    lines = [_HEADINGS, ["---"] * len(_HEADINGS), *_table_rows(reports)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def to_html(reports: Report | Iterable[Report]) -> str:
-    """The rows of report_table as an HTML table, for notebooks."""
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in _HEADINGS)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in _table_rows(reports)
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _table_rows(reports: Report | Iterable[Report], *, groups: bool = False) -> Iterator[list[str]]:
-    for report in [reports] if isinstance(reports, Report) else reports:
-        for name, result in report.metrics.items():
-            rows = [result, *(_breakdown(result, report.groups.get(name, {})) if groups else [])]
-            for row in rows:
-                yield [report.benchmark, report.model, *_cells(row), report.status]
-
-
-def _breakdown(result: MetricResult, groups: Mapping[str, MetricResult]) -> Iterator[MetricResult]:
-    """The macro average as a row like the others, then each group's."""
-    if groups:
-        counted = {name: result[name] for name in ("metric", "n_attempted", "n_scored", "n_unanswered")}
-        label = f"mean of {result.n_groups} groups"
-        yield MetricResult(counted, group=label, mean=result.macro_mean, stderr=result.macro_stderr)
-    yield from groups.values()
-
-
-def _cells(result: MetricResult) -> list[str]:
-    mean = _NONE if result.mean is None else f"{result.mean:.4f}"
-    if result.stderr:  # 0 means that no variation was seen, not that there is none
-        mean += f" ± {result.stderr:.4f}"
-    share = f" ({result.n_scored / result.n_attempted:.1%})" if result.n_attempted else ""
-    errors = ", ".join(f"{count} {kind}" for kind, count in result.errors.items()) or _NONE
-    if result.errors and result.bound_low is not None:
-        errors += f": mean within {_interval(result.bound_low, result.bound_high)}"
-    return [
-        result.metric if result.group is None else f"{result.metric} ({result.group})",
-        mean,
-        _interval(result.ci_low, result.ci_high),
-        f"{result.n_scored}/{result.n_attempted}{share}",
-        str(result.n_unanswered),
-        errors,
-    ]
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return _NONE if low is None or high is None else f"[{low:.4f}, {high:.4f}]"

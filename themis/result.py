@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from themis.formats import report_table, to_html
 from themis.registry import require
-from themis.report import report_table, to_html
 
 if TYPE_CHECKING:
     import pandas as pd

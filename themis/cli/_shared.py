@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from themis.registry import unknown
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -24,6 +26,25 @@ STORAGE = click.option(
     metavar="URL",
     envvar="THEMIS_STORAGE",
     help="Where records are kept: a folder, s3://..., gs://..., az://...  [default: .themis/runs]",
+)
+
+FORMATS = ("table", "markdown", "csv", "json", "latex")
+"""How reports and comparisons are printed."""
+
+
+def one_of(names: Sequence[str]) -> Any:
+    """A click callback that refuses other values and says which ones there are."""
+
+    def check(_context: Any, option: Any, value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise click.BadParameter(unknown(option.name, value, names))
+        return value
+
+    return check
+
+
+FORMAT = click.option(
+    "--format", "form", default="table", callback=one_of(FORMATS), help="table, markdown, csv, json or latex."
 )
 
 

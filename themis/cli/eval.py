@@ -179,7 +179,7 @@ def open_backend(name: str, address: str | None) -> ExecutionBackend:
 
 
 def _print_results(results: Sequence[Result], *, groups: bool) -> None:
-    from themis.report import report_table
+    from themis.formats import report_table
 
     terminal = console()
     terminal.print(report_table([result.report for result in results], groups=groups))
@@ -197,7 +197,7 @@ def check_writable(path: Path) -> None:
 
 def write_json(path: Path, reports: Sequence[Report]) -> None:
     """Write one report as an object, several as a list."""
-    from themis.report import to_json
+    from themis.formats import to_json
 
     content = [to_json(report) for report in reports]
     path.write_text(json.dumps(content[0] if len(content) == 1 else content, indent=2) + "\n", encoding="utf-8")

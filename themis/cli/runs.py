@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from themis.cli._shared import ERROR, OK, PARTIAL, STORAGE, console, open_storage, print_table
+from themis.cli._shared import ERROR, FORMAT, OK, PARTIAL, STORAGE, console, one_of, open_storage, print_table
 from themis.errors import ReportNotFoundError, UsageError
-from themis.registry import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,17 +25,6 @@ EXPORTS = ("csv", "jsonl", "parquet")
 FORMATS = ("parquet", "jsonl")
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="For a machine: JSON on stdout, times in epoch seconds.")
-
-
-def _one_of(names: Sequence[str]) -> Any:
-    """A click callback that refuses other values and says which ones there are."""
-
-    def check(_context: Any, option: Any, value: str | None) -> str | None:
-        if value is not None and value not in names:
-            raise click.BadParameter(unknown(option.name, value, names))
-        return value
-
-    return check
 
 
 def locate(run: str, storage: str | None, **options: Any) -> tuple[FsspecStorageBackend, str]:
@@ -97,17 +85,23 @@ def _row(info: RunInfo, now: float) -> tuple[str, ...]:
 @click.argument("run")
 @STORAGE
 @click.option("--groups", is_flag=True, help="Results by group, and the mean over groups.")
+@FORMAT
 @_JSON
-def show_run(run: str, storage: str | None, *, groups: bool, as_json: bool) -> int:
-    """State, size and report of RUN: scores, what was asked, what it cost, where it was made."""
-    from themis.report import to_json
+def show_run(run: str, storage: str | None, form: str, *, groups: bool, as_json: bool) -> int:
+    """State, size and report of RUN: scores, what was asked, what it cost, where it was made.
+
+    In Markdown, CSV and LaTeX it is the report's table alone; --format json is --json.
+    """
+    from themis.formats import TEXTS, to_json
 
     store, run_id = locate(run, storage)
     with store:
         info = store.run_info(run_id)
         report = _report(store, run_id)
-    if as_json:
+    if as_json or form == "json":
         _print_json({**asdict(info), "report": None if report is None else to_json(report)})
+    elif form in TEXTS:
+        click.echo(TEXTS[form]([] if report is None else [report]).rstrip("\n"))
     else:
         _print_run(info, report, groups=groups)
     return OK if report is not None and report.status == "complete" else PARTIAL
@@ -121,7 +115,7 @@ def _report(store: FsspecStorageBackend, run_id: str) -> Report | None:
 
 
 def _print_run(info: RunInfo, report: Report | None, *, groups: bool) -> None:
-    from themis.report import report_table
+    from themis.formats import report_table
 
     terminal, now = console(), time.time()
     if report is None:
@@ -188,7 +182,7 @@ def _print_verification(verification: Verification) -> None:
 @runs_group.command("compact")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @STORAGE
-@click.option("--format", "form", default="parquet", callback=_one_of(FORMATS), help="What is written: parquet, jsonl.")
+@click.option("--format", "form", default="parquet", callback=one_of(FORMATS), help="What is written: parquet, jsonl.")
 @_JSON
 def compact_runs(runs: tuple[str, ...], storage: str | None, form: str, *, as_json: bool) -> None:
     """Merge the small parts of each RUN into large ones, also while it is read and written."""
@@ -233,8 +227,8 @@ def delete_runs(runs: tuple[str, ...], storage: str | None, *, yes: bool, force:
 @click.argument("run")
 @click.argument("target")
 @STORAGE
-@click.option("--kind", default="generations", callback=_one_of(KINDS), help="generations, evaluations or samples.")
-@click.option("--format", "form", callback=_one_of(EXPORTS), help="csv, jsonl or parquet; default: by TARGET's ending.")
+@click.option("--kind", default="generations", callback=one_of(KINDS), help="generations, evaluations or samples.")
+@click.option("--format", "form", callback=one_of(EXPORTS), help="csv, jsonl or parquet; default: by TARGET's ending.")
 def export_run(run: str, target: str, storage: str | None, kind: RecordKind, form: str | None) -> None:
     """Write the records of RUN, each once, into one file TARGET (a path or URL), replacing it."""
     from themis.backends._place import shown

@@ -25,7 +25,7 @@ def score_command(run: str, storage: str | None, *, groups: bool, json_file: str
 
     RUN is an id in the storage, or the URL of the run's own folder. Only scores that are missing are computed.
     """
-    from themis.report import report_table
+    from themis.formats import report_table
     from themis.score import score
 
     if json_file is not None:

@@ -1,0 +1,121 @@
+"""One metric of two runs, sample by sample: difference, interval, test, bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from themis import stats
+from themis.compare.values import MetricDifference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from themis.compare._runs import Scores, StoredRun
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How differences are computed: cluster by "sample" or "group" (None: as the reports did), level, seed."""
+
+    cluster: str | None
+    level: float
+    seed: int
+
+
+def metric_difference(baseline: StoredRun, run: StoredRun, metric: str, settings: Settings) -> MetricDifference:
+    """The difference of one metric, its p-value not yet corrected and its flips not yet read."""
+    before, after = baseline.scores[metric], run.scores[metric]
+    names = sorted(before.by_sample.keys() & after.by_sample.keys())
+    first, second = (_means(scores, names) for scores in (before, after))
+    clusters = _clusters(baseline, run, metric, names, settings)
+    found = stats.paired_difference(first, second, clusters, level=settings.level)
+    test, p_value = _test(first, second, clusters, repeated=before.repeated or after.repeated, seed=settings.seed)
+    wins, losses = (sum(b > a for a, b in zip(*pair, strict=True)) for pair in ((first, second), (second, first)))
+    both, bounds = before.asked & after.asked, _bounds(before, after)
+    return MetricDifference(
+        metric=metric,
+        baseline=baseline.label,
+        run=run.label,
+        baseline_mean=stats.mean(first),
+        run_mean=stats.mean(second),
+        **found._asdict(),
+        stderr_method=None if found.stderr is None else f"paired, {'groups' if clusters else 'samples'} as clusters",
+        ci_level=settings.level,
+        test=test,
+        p_value=p_value,
+        p_adjusted=None,
+        wins=wins,
+        losses=losses,
+        ties=len(names) - wins - losses,
+        correlation=stats.correlation(first, second),
+        minimum_detectable_effect=stats.minimum_detectable_effect(found.stderr, level=settings.level),
+        n_paired=len(names),
+        n_only_baseline=len(before.asked - after.asked),
+        n_only_run=len(after.asked - before.asked),
+        n_unscored_baseline=len(both - before.by_sample.keys()),
+        n_unscored_run=len(both - after.by_sample.keys()),
+        bound_low=bounds and bounds[0],
+        bound_high=bounds and bounds[1],
+        n_flips=wins + losses,
+    )
+
+
+def flipped(baseline: StoredRun, run: StoredRun, metric: str) -> list[tuple[str, float, float]]:
+    """Every sample that the two score differently, with both scores: the largest differences first, losses before."""
+    before, after = baseline.scores[metric], run.scores[metric]
+    names = sorted(before.by_sample.keys() & after.by_sample.keys())
+    rows = zip(names, _means(before, names), _means(after, names), strict=True)
+    return sorted((row for row in rows if row[1] != row[2]), key=lambda row: (-abs(row[2] - row[1]), row[2] > row[1]))
+
+
+def _means(scores: Scores, names: Sequence[str]) -> list[float]:
+    """The score of each sample, the mean of its repeats."""
+    if not scores.repeated:
+        return [scores.by_sample[name][0] for name in names]
+    return [stats.mean(scores.by_sample[name]) or 0.0 for name in names]
+
+
+def _clusters(
+    baseline: StoredRun, run: StoredRun, metric: str, names: Sequence[str], settings: Settings
+) -> list[Any] | None:
+    """The group of each sample where errors cluster by groups, else None: each sample by itself."""
+    by = settings.cluster or ("group" if any(_by_groups(each, metric) for each in (baseline, run)) else "sample")
+    if by == "sample":
+        return None
+    groups = {**run.groups, **baseline.groups}
+    return [("sample", name) if groups.get(name) is None else ("group", groups[name]) for name in names]
+
+
+def _by_groups(run: StoredRun, metric: str) -> bool:
+    result = run.report.metrics.get(metric) if run.report else None
+    return result is not None and "group" in (result.stderr_method or "")
+
+
+def _test(
+    first: Sequence[float], second: Sequence[float], clusters: list[Any] | None, *, repeated: bool, seed: int
+) -> tuple[str | None, float | None]:
+    """The test that fits the scores, and its two-sided p-value."""
+    if not first:
+        return None, None
+    if clusters is None and not repeated and {*first, *second} <= {0, 1}:
+        losses = sum(a > b for a, b in zip(first, second, strict=True))
+        wins = sum(a < b for a, b in zip(first, second, strict=True))
+        return "McNemar exact", stats.mcnemar_exact(losses, wins)
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    return "paired permutation", stats.permutation_test(differences, clusters, seed=seed)
+
+
+def _bounds(before: Scores, after: Scores) -> tuple[float, float] | None:
+    """The mean difference over all samples of both, if each missing score were the worst, and the best, for the run."""
+    names = sorted(before.asked & after.asked)
+    pairs = [[_mean(scores, name) for scores in (before, after)] for name in names]
+    if not names or any(not 0 <= score <= 1 for pair in pairs for score in pair if score is not None):
+        return None
+    low = [(0 if b is None else b) - (1 if a is None else a) for a, b in pairs]
+    high = [(1 if b is None else b) - (0 if a is None else a) for a, b in pairs]
+    return stats.mean(low), stats.mean(high)  # type: ignore[return-value] # names is not empty
+
+
+def _mean(scores: Scores, name: str) -> float | None:
+    return stats.mean(scores.by_sample.get(name, []))

@@ -1,0 +1,166 @@
+"""What a comparison knows of a run: its configuration, its samples as hashes, its scores by sample. Columns only."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from themis.errors import ReportNotFoundError, UsageError
+from themis.records import Report
+from themis.result import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import ExitStack
+
+    import pyarrow as pa
+
+    from themis.backends.storage import StorageBackend
+
+_SCORE_COLUMNS = ("metric", "sample_id", "repeat", "score", "value", "scorer", "group", "launch", "seq")
+_SAMPLE_COLUMNS = ("id", "input", "target", "choices")
+
+
+@dataclass
+class Scores:
+    """A run's scores by one metric.
+
+    Attributes:
+        by_sample: The scores of each sample that has any, its repeats in their order.
+        statistics: Of a pooled metric what each sample adds to its sums; {} for others.
+        asked: Every sample that the metric was to score.
+        repeated: Whether a sample has more than one evaluation.
+        scorers: name@version of those that scored.
+    """
+
+    by_sample: dict[str, list[float]] = field(default_factory=dict)
+    statistics: dict[str, list[float]] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+    repeated: bool = False
+    scorers: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run, read for a comparison. `samples` has a hash of what each sample asks and expects."""
+
+    label: str
+    run_id: str
+    storage: StorageBackend
+    config: dict[str, Any]
+    report: Report | None
+    samples: dict[str, int]
+    groups: dict[str, str | None]
+    scores: dict[str, Scores]
+
+    @property
+    def model(self) -> str:
+        """The model's name, as far as the run tells it."""
+        if self.report is not None:
+            return self.report.model
+        return str(self.config.get("model", {}).get("name", ""))
+
+    @property
+    def asked(self) -> set[str]:
+        """Every sample of the run."""
+        return set(self.samples).union(*(scores.asked for scores in self.scores.values()))
+
+    def metric_config(self, metric: str) -> dict[str, Any] | None:
+        """How the metric was set, None where the run does not tell."""
+        settings = self.report.config.get("metrics", {}) if self.report else {}
+        found: dict[str, Any] | None = settings.get(metric)
+        return found
+
+
+def open_runs(
+    stack: ExitStack, runs: Sequence[Any], storage: str | os.PathLike[str] | None, backend: StorageBackend | None
+) -> list[StoredRun]:
+    """The runs that are meant, read; storages that are opened for it close with the stack."""
+    places = [_place(stack, run, storage, backend) for run in runs]
+    ids = [run_id for _, run_id in places]
+    labels = [run_id if ids.count(run_id) == 1 else f"{run_id} ({n})" for n, run_id in enumerate(ids, 1)]
+    return [read_run(store, run_id, label) for (store, run_id), label in zip(places, labels, strict=True)]
+
+
+def _place(
+    stack: ExitStack, run: Any, storage: str | os.PathLike[str] | None, backend: StorageBackend | None
+) -> tuple[StorageBackend, str]:
+    if isinstance(run, Result):
+        return run.storage, run.run_id
+    if isinstance(run, Report):
+        run = run.run_id
+    if not isinstance(run, str | os.PathLike):
+        raise UsageError(f"{run!r:.100} is a {type(run).__name__}; give a run's id, URL/ID, a Result or a Report")
+    url, slash, run_id = os.fspath(run).rstrip("/").rpartition("/")
+    if backend is not None and not slash:
+        return backend, run_id
+    from themis.backends import FsspecStorageBackend
+    from themis.evaluate import DEFAULT_STORAGE
+
+    here = os.fspath(storage or os.environ.get("THEMIS_STORAGE") or DEFAULT_STORAGE)
+    return stack.enter_context(FsspecStorageBackend((url or "/") if slash else here)), run_id
+
+
+def read_run(storage: StorageBackend, run_id: str, label: str) -> StoredRun:
+    """What a comparison needs of a run.
+
+    Raises:
+        RunNotFoundError: There is none of that id.
+    """
+    config = storage.load_run_metadata(run_id).get("config", {})
+    try:
+        report = storage.load_report(run_id)
+    except ReportNotFoundError:
+        report = None
+    samples = _samples(storage, run_id)
+    scores, groups = _scores(storage.scan(run_id, "evaluations", _SCORE_COLUMNS), report)
+    for each in scores.values():
+        each.asked.update(samples)
+    config = config or (report.config if report else {})
+    return StoredRun(label, run_id, storage, config, report, samples, groups, scores)
+
+
+def _samples(storage: StorageBackend, run_id: str) -> dict[str, int]:
+    hashes: dict[str, int] = {}
+    for table in storage.scan_batches(run_id, "samples", _SAMPLE_COLUMNS):
+        names, *contents = (table[name].to_pylist() for name in _SAMPLE_COLUMNS)
+        hashes.update(zip(names, map(hash, zip(*contents, strict=True)), strict=True))
+    return hashes
+
+
+def _scores(table: pa.Table, report: Report | None) -> tuple[dict[str, Scores], dict[str, str | None]]:
+    """Scores by metric, of several rows for one answer the one saved last; and the group of each sample."""
+    settings = report.config.get("metrics", {}) if report else {}
+    current = {name: f"{name}@{settings[name].get('version')}" for name in settings}
+    latest: dict[tuple[str, str, int], tuple[tuple[str, int], float | None, str | None, str]] = {}
+    groups: dict[str, str | None] = {}
+    columns = (table[name].to_pylist() for name in _SCORE_COLUMNS)
+    for metric, sample, repeat, score, value, scorer, group, launch, seq in zip(*columns, strict=True):
+        if current.get(metric, scorer) != scorer:
+            continue
+        groups[sample] = group
+        key, saved = (metric, sample, repeat), (launch or "", seq or 0)
+        if key not in latest or latest[key][0] <= saved:
+            latest[key] = saved, score, value, scorer
+    return _by_metric(latest), groups
+
+
+def _by_metric(rows: dict[tuple[str, str, int], tuple[Any, float | None, str | None, str]]) -> dict[str, Scores]:
+    from json import loads
+
+    found: dict[str, Scores] = {}
+    repeats = any(repeat for _, _, repeat in rows)
+    for (metric, sample, _), (_, score, value, scorer) in sorted(rows.items()) if repeats else rows.items():
+        scores = found.get(metric)
+        if scores is None:
+            scores = found[metric] = Scores()
+        scores.repeated = scores.repeated or sample in scores.asked
+        scores.asked.add(sample)
+        scores.scorers.add(scorer)
+        if score is not None:
+            scores.by_sample.setdefault(sample, []).append(score)
+        if value is not None and value.startswith("[") and score is not None:
+            added, before = loads(value), scores.statistics.get(sample)
+            scores.statistics[sample] = added if before is None else [a + b for a, b in zip(before, added, strict=True)]
+    return found
