@@ -16,8 +16,13 @@ from themis.scoring.base import (
     Score,
     evaluate_generation,
 )
+from themis.scoring.choice import ChoiceMatch, LikeliestChoice
 from themis.scoring.exact import Contains, ExactMatch
+from themis.scoring.family import Family
+from themis.scoring.fields import JsonMatch, MarkerMatch, PlaceMatch, RegexMatch
 from themis.scoring.judges import PairwiseJudge, RubricJudge
+from themis.scoring.overlap import CorpusOverlap, EditSimilarity, ErrorRate, Rouge, Squad
+from themis.scoring.published import LmEvalMatch
 from themis.scoring.repeats import BestAtK, MajAtK, MeanAtK, PassAtK, PassHatK, parse_repeats
 
 if TYPE_CHECKING:
@@ -25,21 +30,34 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BestAtK",
+    "ChoiceMatch",
     "Contains",
+    "CorpusOverlap",
+    "EditSimilarity",
+    "ErrorRate",
     "ExactMatch",
+    "Family",
     "FunctionMetric",
+    "JsonMatch",
     "JudgedMetric",
+    "LikeliestChoice",
+    "LmEvalMatch",
     "MajAtK",
+    "MarkerMatch",
     "MeanAtK",
     "Metric",
     "PairwiseJudge",
     "PassAtK",
     "PassHatK",
+    "PlaceMatch",
     "PooledMetric",
     "Question",
+    "RegexMatch",
     "RepeatsMetric",
+    "Rouge",
     "RubricJudge",
     "Score",
+    "Squad",
     "evaluate_generation",
     "load_metric",
     "metric_names",
@@ -50,12 +68,34 @@ MetricLike: TypeAlias = "str | Metric | type[Metric] | Callable[..., Any]"
 _METRICS: Registry[Metric] = Registry(
     "metric",
     {
+        "acc": LikeliestChoice(),
+        "acc_bytes": LikeliestChoice("bytes", "acc_bytes"),
+        "acc_norm": LikeliestChoice("characters", "acc_norm"),
+        "after": Family("after", "MARKER", MarkerMatch, lambda name, marker: MarkerMatch(marker, name)),
+        "bleu": CorpusOverlap(),
         "boxed_match": ExactMatch("boxed", "boxed_match"),
+        "character_accuracy": ErrorRate("characters", "character_accuracy"),
+        "choice_match": ChoiceMatch(),
+        "chrf": CorpusOverlap("chrf", "chrf"),
+        "chrf++": CorpusOverlap("chrf++", "chrf++"),
         "contains": Contains(),
+        "edit_similarity": EditSimilarity(),
         "exact_match": ExactMatch(),
+        "json": Family("json", "PATH", JsonMatch, lambda name, path: JsonMatch(path, name)),
         "judge": RubricJudge(),
+        "last_line": PlaceMatch(),
+        "lm_eval": Family("lm_eval", "RULE", LmEvalMatch, lambda name, rule: LmEvalMatch(rule, name)),
         "number_match": ExactMatch("number", "number_match"),
         "pairwise": PairwiseJudge(),
+        "regex": Family("regex", "PATTERN", RegexMatch, lambda name, pattern: RegexMatch(pattern, name=name)),
+        "regex_last": Family("regex_last", "PATTERN", RegexMatch, lambda name, text: RegexMatch(text, True, name)),
+        "rouge1": Rouge("1", "rouge1"),
+        "rouge2": Rouge("2", "rouge2"),
+        "rougeL": Rouge(),
+        "squad_match": Squad("exact", "squad_match"),
+        "stated_match": PlaceMatch("stated", "stated_match"),
+        "token_f1": Squad(),
+        "word_accuracy": ErrorRate(),
     },
 )
 

@@ -16,7 +16,7 @@ from themis.records import EvaluationRecord
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from themis.records import GenerationRecord, Prompt, Sample
+    from themis.records import GenerationRecord, Kind, Prompt, Sample
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,13 @@ class Metric(ABC):
     def config(self) -> dict[str, Any]:
         """The settings that change scores, as JSON; part of the evaluation's id."""
         return {}
+
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        """Why answers to such a sample can never be scored, in words; None where they can.
+
+        It is asked of a benchmark's first sample before any request is made.
+        """
+        return None
 
     @abstractmethod
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
@@ -90,6 +97,9 @@ class RepeatsMetric(Metric):
 
     of: Metric
     k: int
+
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        return self.of.unfit(sample, kind)
 
     def config(self) -> dict[str, Any]:
         return {"k": self.k, "of": scorer_identity(self.of)}

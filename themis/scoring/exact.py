@@ -8,13 +8,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from themis.scoring.base import Metric, Score
+from themis.scoring.needs import needed_targets, needed_text, needs_text
 from themis.scoring.numbers import final_number, same_number
 from themis.scoring.text import contains_words, last_boxed, normal_latex, normal_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from themis.records import GenerationRecord, Sample
+    from themis.records import GenerationRecord, Kind, Sample
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,7 @@ class ExactMatch(Metric):
 
     Attributes:
         compare: "text": the whole response, as normal_text. "number": the number after the last "####", else
-            the last
-            number, as an exact decimal. "boxed": what stands in the last \boxed{...}, as normal_latex.
+            the last number, as an exact decimal. "boxed": what stands in the last \boxed{...}, as normal_latex.
         name: What the metric is called.
     """
 
@@ -34,10 +34,17 @@ class ExactMatch(Metric):
     def config(self) -> dict[str, Any]:
         return {"compare": self.compare}
 
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        reason = needs_text(sample, kind)
+        if reason is not None or self.compare != "number":
+            return reason
+        strange = [target for target in needed_targets(sample) if final_number(target) is None]
+        return f"the target {strange[0]!r:.80} of sample {sample.id!r} has no number in it" if strange else None
+
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
         extract, same = _COMPARISONS[self.compare]
-        targets = _targets(sample)
-        answer = extract(_text(generation))
+        targets = needed_targets(sample)
+        answer = extract(needed_text(generation))
         if answer is None:
             return Score(0.0)
         return Score(float(any(same(answer, target) for target in targets)), answer)
@@ -52,23 +59,14 @@ class Contains(Metric):
 
     name: str = "contains"
 
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        return needs_text(sample, kind)
+
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
-        text = _text(generation)
+        text = needed_text(generation)
         normal = normal_text(text)
-        found = any(contains_words(normal, normal_text(target)) for target in _targets(sample))
+        found = any(contains_words(normal, normal_text(target)) for target in needed_targets(sample))
         return Score(float(found), _whole(text))
-
-
-def _text(generation: GenerationRecord) -> str:
-    if generation.response is None:
-        raise ValueError(f"a {generation.kind} generation has no text to compare")
-    return generation.response
-
-
-def _targets(sample: Sample) -> list[str]:
-    if not sample.target:
-        raise ValueError(f"sample {sample.id!r} has no target to compare with")
-    return [sample.target] if isinstance(sample.target, str) else sample.target
 
 
 def _whole(text: str) -> str | None:
