@@ -51,6 +51,7 @@ def evaluate(
     prompt: Template | None = None,
     metrics: Sequence[MetricLike] | MetricLike | None = None,
     limit: int | None = None,
+    num_fewshot: int | None = None,
     num_samples: int = 1,
     temperature: float | None = None,
     max_tokens: int | None = None,
@@ -88,6 +89,7 @@ def evaluate(
         prompt: Another template: text with {fields} of the row, or a function sample -> text or messages.
         metrics: Names, Metrics or functions instead of the benchmark's own, the main one first.
         limit: Only the first so many samples.
+        num_fewshot: Examples in front of each question; default the benchmark's own number.
         num_samples: Answers to each sample (repeats).
         temperature: Of sampling; like the next four sent only when set.
         max_tokens: Length of an answer, in tokens.
@@ -118,12 +120,13 @@ def evaluate(
     check_counts(limit=limit, num_samples=num_samples, max_workers=max_workers, max_calls=max_calls)
     check_counts(0, max_retries=max_retries, max_errors=max_errors)
     check_timeout(timeout)
-    loaded = load_benchmark(benchmark, data=data, prompt=prompt)
+    loaded = load_benchmark(benchmark, data=data, prompt=prompt, num_fewshot=num_fewshot)
     wanted = load_metrics(metrics, loaded.metrics)
     check_repeats(wanted, num_samples, f"give num_samples={most_repeats(wanted)} (--num-samples), or a smaller k")
     timing: dict[str, Any] = {"timeout": timeout, "max_retries": max_retries}
     judged, judges = load_judges(wanted, judge_model, base_url=judge_base_url, **timing)
     asked_model = load_model(model, base_url=base_url, **timing)
+    _check_kind(loaded, asked_model)
     plan = Plan(
         benchmark=loaded,
         model=asked_model,
@@ -204,6 +207,14 @@ def load_metrics(wanted: Sequence[MetricLike] | MetricLike | None, own: tuple[Me
         return own
     several: Sequence[Any] = wanted if isinstance(wanted, list | tuple) else [wanted]
     return tuple(load_metric(metric, own) for metric in several)
+
+
+def _check_kind(benchmark: Benchmark, model: Model) -> None:
+    if benchmark.kind not in model.kinds:
+        raise UsageError(
+            f"{benchmark.name!r} makes {benchmark.kind} requests, and {model.name} answers only "
+            f"{', '.join(sorted(model.kinds))}; ask another model, or another benchmark (`themis list benchmarks`)"
+        )
 
 
 def _stop(given: str | Sequence[str] | None, params: dict[str, Any] | None, own: Sequence[str] | None) -> Any:

@@ -12,6 +12,7 @@ from themis.arrow import texts
 from themis.ids import canonical_json, content_hash, generation_id
 from themis.records import Request
 from themis.scorers import Scorers
+from themis.scoring.needs import check_fit
 from themis.work import Item
 
 if TYPE_CHECKING:
@@ -66,8 +67,13 @@ class Plan:
 
         Raises:
             DataError: The benchmark's rows cannot be used; it names the row.
+            UsageError: A metric cannot score such samples.
         """
+        first = True
         for sample, prompt in islice(self.benchmark.prompts(), self.limit):
+            if first:
+                check_fit(self.metrics, sample, self.benchmark.kind)
+                first = False
             for repeat in range(self.num_samples):
                 yield Item(self._request(sample, prompt, repeat), sample)
 
@@ -76,6 +82,7 @@ class Plan:
         if "seed" in params:  # one seed for all repeats would give the same answer k times
             params = {**params, "seed": params["seed"] + repeat}
         messages = None if isinstance(prompt, str) else prompt
+        continuations = self.benchmark.continuations(sample)
         return Request(
             id=generation_id(
                 benchmark=self.benchmark.name,
@@ -84,6 +91,7 @@ class Plan:
                 model=self.identity,
                 params=params,
                 kind=self.benchmark.kind,
+                continuations=continuations,
                 repeat=repeat,
             ),
             prompt=prompt if isinstance(prompt, str) else canonical_json(prompt),
@@ -92,6 +100,7 @@ class Plan:
             benchmark=self.benchmark.name,
             kind=self.benchmark.kind,
             messages=messages,
+            continuations=continuations,
             params=params,
             model=self.model.name,
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from themis.benchmarks.base import Benchmark, Template, check_template
+from themis.benchmarks.fewshot import FewShot
 from themis.errors import UnknownNameError, UsageError
 from themis.registry import Registry, unknown
 
@@ -15,14 +17,25 @@ if TYPE_CHECKING:
 
     from themis.benchmarks.base import Row
 
-__all__ = ["Benchmark", "benchmark_names", "load_benchmark"]
+__all__ = ["Benchmark", "FewShot", "benchmark_names", "load_benchmark"]
 
 _BENCHMARKS: Registry[Callable[[], Benchmark] | Benchmark] = Registry(
     "benchmark",
     {
+        "arc_challenge": "themis.benchmarks.arc:arc_challenge",
+        "arc_challenge_loglikelihood": "themis.benchmarks.arc:arc_challenge_loglikelihood",
+        "arc_easy": "themis.benchmarks.arc:arc_easy",
+        "arc_easy_loglikelihood": "themis.benchmarks.arc:arc_easy_loglikelihood",
         "arithmetic": "themis.benchmarks.arithmetic:arithmetic",
+        "bbh": "themis.benchmarks.bbh:bbh",
         "gsm8k": "themis.benchmarks.gsm8k:gsm8k",
         "math500": "themis.benchmarks.math500:math500",
+        "mmlu": "themis.benchmarks.mmlu:mmlu",
+        "mmlu_loglikelihood": "themis.benchmarks.mmlu:mmlu_loglikelihood",
+        "mmlu_pro": "themis.benchmarks.mmlu_pro:mmlu_pro",
+        "mmlu_stem": "themis.benchmarks.mmlu:mmlu_stem",
+        "truthfulqa": "themis.benchmarks.truthfulqa:truthfulqa",
+        "truthfulqa_loglikelihood": "themis.benchmarks.truthfulqa:truthfulqa_loglikelihood",
     },
 )
 
@@ -37,6 +50,7 @@ def load_benchmark(
     *,
     data: str | os.PathLike[str] | Iterable[Row] | None = None,
     prompt: Template | None = None,
+    num_fewshot: int | None = None,
 ) -> Benchmark:
     """The benchmark that is meant; its rows are opened only when samples are taken.
 
@@ -46,6 +60,7 @@ def load_benchmark(
             "my_bench.py:name" of several); dicts, which are taken once and kept in memory.
         data: Takes the place of its rows: a URL, a path or dicts with the same fields.
         prompt: Takes the place of its template: text with {fields}, or a function sample -> text or messages.
+        num_fewshot: How many examples stand in front of each question; default the benchmark's own number.
 
     Raises:
         UnknownNameError: No benchmark of that name; it names the nearest one.
@@ -59,7 +74,23 @@ def load_benchmark(
     if data is not None:
         rows, source = rows_and_source(os.fspath(data) if isinstance(data, os.PathLike) else data)
         found = found.replace(rows=rows, source=source)
-    return found if prompt is None else found.replace(template=prompt)
+    if prompt is not None:
+        fewshot = found.fewshot and replace(found.fewshot, intro=None)  # it belongs to the template that goes
+        found = found.replace(template=prompt, fewshot=fewshot)
+    return found if num_fewshot is None else _with_fewshot(found, num_fewshot)
+
+
+def _with_fewshot(benchmark: Benchmark, count: int) -> Benchmark:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise UsageError(f"num_fewshot={count!r}: give a whole number from 0")
+    if count and benchmark.fewshot is None:
+        known = [_BENCHMARKS.get(name) for name in _BENCHMARKS.names()]
+        having = [each.name for each in (one if isinstance(one, Benchmark) else one() for one in known) if each.fewshot]
+        raise UsageError(
+            f"num_fewshot={count}, but {benchmark.name!r} has no few-shot examples; "
+            f"{', '.join(having)} have. Give your own Benchmark a fewshot=FewShot(...), or write them into the prompt"
+        )
+    return benchmark.replace(num_fewshot=count)
 
 
 def _found(benchmark: Any, prompt: Template | None) -> Benchmark:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import math
+import zipfile
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from themis.errors import DataError
@@ -114,6 +115,18 @@ def _parquet_rows(stream: IO[bytes]) -> Iterator[Row]:
             yield {key: _json_value(value) for key, value in row.items()}
 
 
+def _zip_rows(stream: IO[bytes]) -> Iterator[Row]:
+    with zipfile.ZipFile(stream) as archive:
+        names = [name for name in archive.namelist() if split_name(name)[0] in FORMATS and "__MACOSX/" not in name]
+        if len(names) != 1:
+            found = (
+                f"it has {len(names)}, {names[0]} the first" if names else f"it has {len(archive.namelist())} others"
+            )
+            raise DataError(f"a zip must have one data file in it; {found}")
+        with archive.open(names[0]) as member:
+            yield from rows_of(member, names[0])
+
+
 def _json_value(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -135,4 +148,5 @@ FORMATS: dict[str, Callable[[IO[bytes]], Iterator[Row]]] = {
     "csv": _csv_rows,
     "tsv": _tsv_rows,
     "parquet": _parquet_rows,
+    "zip": _zip_rows,
 }

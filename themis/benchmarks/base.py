@@ -6,8 +6,10 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
+from themis.benchmarks.fewshot import FewShot, Shots
 from themis.errors import DataError, UsageError
 from themis.ids import callable_identity
 from themis.records import Kind, Message, Prompt, Sample
@@ -39,6 +41,8 @@ class Benchmark:
         kind: The kind of request that it makes.
         system: System prompt of chat requests, None for none.
         stop: Texts at which the answer ends, None for none.
+        fewshot: Where few-shot examples come from, None where there are none.
+        num_fewshot: How many of them stand in front of each question.
         clustered: Whether samples of one group depend on each other, as questions on one passage do: standard errors
             then cluster by group. Subjects are not clusters but strata: results are broken down by them.
         source: Where the rows come from, in words or as a URL; not part of any id.
@@ -54,6 +58,8 @@ class Benchmark:
     kind: Kind = "chat"
     system: str | None = None
     stop: tuple[str, ...] | None = None
+    fewshot: FewShot | None = None
+    num_fewshot: int = 0
     clustered: bool = False
     source: str = ""
     description: str = ""
@@ -98,7 +104,22 @@ class Benchmark:
     def template_identity(self) -> Any:
         """JSON that is equal for equal templates; None for a function whose code cannot be told."""
         template = callable_identity(self.template) if callable(self.template) else self.template
-        return None if template is None else {"template": template, "system": self.system, "kind": self.kind}
+        if template is None:
+            return None
+        identity = {"template": template, "system": self.system, "kind": self.kind}
+        return identity | ({"num_fewshot": self.num_fewshot} if self.num_fewshot else {})
+
+    def continuations(self, sample: Sample) -> list[str] | None:
+        """What a loglikelihood request asks the likelihood of: each choice behind a space; None for other kinds.
+
+        Raises:
+            DataError: The sample has no choices.
+        """
+        if self.kind != "loglikelihood":
+            return None
+        if not sample.choices:
+            raise DataError(f"{self.name}: sample {sample.id!r} has no choices, which a loglikelihood request needs")
+        return [f" {choice}" for choice in sample.choices]
 
     def replace(self, **changes: Any) -> Benchmark:
         """The same benchmark with some attributes changed."""
@@ -114,7 +135,7 @@ class Benchmark:
 
     def _prompt(self, sample: Sample, where: str) -> Prompt:
         try:
-            prompt = _asked(self.template, sample)
+            prompt = self._with_shots(sample, _asked(self.template, sample))
         except Exception as error:
             own = isinstance(error, DataError)
             reason = str(error) if own else f"the prompt function raised {type(error).__name__}: {error}"
@@ -123,6 +144,23 @@ class Benchmark:
             return prompt
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         return [{"role": "system", "content": self.system}, *messages]
+
+    def _with_shots(self, sample: Sample, prompt: Prompt) -> Prompt:
+        fewshot = self.fewshot
+        if fewshot is None or not (self.num_fewshot or fewshot.intro):
+            return prompt
+        shots = [(_asked(self.template, shot), fewshot.answer(shot)) for shot in self._shots(sample)]
+        return fewshot.prompt(shots, sample, prompt)
+
+    def _shots(self, sample: Sample) -> list[Sample]:
+        return self._shot_source.of(sample) if self._shot_source else []
+
+    @cached_property
+    def _shot_source(self) -> Shots | None:
+        if self.fewshot is None or not self.num_fewshot:
+            return None
+        named = {"name": f"{self.name} (few-shot)", "source": self.fewshot.source}
+        return Shots(self.fewshot, self.num_fewshot, self.replace(rows=self.fewshot.rows, **named).samples)
 
 
 def _asked(template: Template, sample: Sample) -> Prompt:

@@ -99,6 +99,7 @@ def _sample_of_template(row: Row, number: int) -> Sample:
         id=str(number - 1) if row.get("id") is None else _as_text(row["id"]),
         input=_input(row),
         target=_target(row, number),
+        choices=_choices(row),
         group=None if group is None else _as_text(group),
         metadata=row,
     )
@@ -129,6 +130,11 @@ def _target(row: Row, number: int) -> str | list[str]:
     if isinstance(value, list):
         return [_as_text(item) for item in value]
     return _as_text(value)
+
+
+def _choices(row: Row) -> list[str] | None:
+    value = row.get("choices")
+    return [_as_text(item) for item in value] if isinstance(value, list) and value else None
 
 
 def file_benchmark(spec: str) -> Benchmark:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zipfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from themis.benchmarks._formats import FORMATS, rows_of, split_name
 from themis.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import fsspec
 
@@ -27,9 +28,9 @@ def read_rows(url: str | os.PathLike[str], *, storage_options: dict[str, Any] | 
     """The rows of a data file in its order, lazily; of several files (a glob) one after the other, by name.
 
     The file's ending says what it is: jsonl (or ndjson), json (a list of objects, or an object with one list
-    of them), csv, tsv or parquet, each plain or compressed as .gz or .zst. A folder stands for the one data
-    file in it. The values are JSON: a NaN becomes None, a date its ISO text, bytes their base64 text; csv and
-    tsv have only text.
+    of them), csv, tsv or parquet, each plain or compressed as .gz or .zst; or a zip with one such file in it.
+    A folder stands for the one data file in it. The values are JSON: a NaN becomes None, a date its ISO text,
+    bytes their base64 text; csv and tsv have only text.
 
     Args:
         url: A path, or any URL that fsspec opens, hf://datasets/OWNER/NAME/FILE included.
@@ -52,13 +53,16 @@ def read_rows(url: str | os.PathLike[str], *, storage_options: dict[str, Any] | 
         raise DataError(f"{url}: there are no rows in it")
 
 
-def locate(file: str, hub: str) -> str:
-    """Where a shipped benchmark's rows are: $THEMIS_DATA/<file> where that exists, else its address on the hub."""
-    local = _local(file)
-    return str(local) if local and local.exists() else hub
+def locate(file: str | Sequence[str], hub: str) -> str:
+    """Where a shipped benchmark's rows are: $THEMIS_DATA/<file> where that exists, else its address on the hub.
+
+    Of several files, or of those that fit a pattern as "mmlu/test.*", the first one that is there.
+    """
+    found = next((path for each in _names(file) if (path := _local(each)) and path.exists()), None)
+    return str(found) if found else hub
 
 
-def shipped_rows(file: str, hub: str) -> Iterator[Row]:
+def shipped_rows(file: str | Sequence[str], hub: str) -> Iterator[Row]:
     """The rows of a shipped benchmark, lazily.
 
     Raises:
@@ -70,15 +74,33 @@ def shipped_rows(file: str, hub: str) -> Iterator[Row]:
     except DataError as error:
         if place != hub:
             raise
-        local = _local(file)
+        wanted = _names(file)[0]
+        local = _local(wanted)
         here = f"THEMIS_DATA is set, but there is no {local}" if local else "THEMIS_DATA is not set"
-        advice = f"to do without the hub, put the data at $THEMIS_DATA/{file}, or give data=URL"
+        advice = f"to do without the hub, put the data at $THEMIS_DATA/{wanted}, or give data=URL"
         raise DataError(f"{error} ({here}; {advice})") from error
+
+
+def read_text(url: str) -> str:
+    """The text of a file at a path or any URL that fsspec opens.
+
+    Raises:
+        DataError: It cannot be read; it names the URL and the reason.
+    """
+    with _named(url):
+        fs, path = _filesystem(url, {})
+        return bytes(fs.cat_file(path)).decode("utf-8")
+
+
+def _names(file: str | Sequence[str]) -> Sequence[str]:
+    return [file] if isinstance(file, str) else file
 
 
 def _local(file: str) -> Path | None:
     root = os.environ.get("THEMIS_DATA")
-    return Path(root) / file if root else None
+    if not root:
+        return None
+    return next(iter(sorted(Path(root).glob(file))), None) or Path(root) / file
 
 
 def is_data_name(name: str) -> bool:
@@ -161,7 +183,7 @@ def _reason(error: Exception) -> str:
     """What went wrong and what to do."""
     chain = list(_chain(error))
     names = {base.__name__ for cause in chain for base in type(cause).__mro__}
-    if isinstance(error, UnicodeDecodeError | EOFError | gzip.BadGzipFile | zlib.error):
+    if isinstance(error, UnicodeDecodeError | EOFError | gzip.BadGzipFile | zlib.error | zipfile.BadZipFile):
         return f"it is not what its ending says: {_short(error)}"
     known = next((text for name, text in _REASONS.items() if name in names), None)
     if known is None:

@@ -6,6 +6,7 @@ from functools import partial
 
 from themis.benchmarks.base import Benchmark, Row, field
 from themis.benchmarks.data import locate, shipped_rows
+from themis.benchmarks.fewshot import FewShot
 from themis.errors import DataError
 from themis.records import Sample
 from themis.scoring import ExactMatch
@@ -13,6 +14,7 @@ from themis.scoring.numbers import final_number
 
 _FILE = "gsm8k/test.jsonl"
 _HUB = "hf://datasets/openai/gsm8k/main/test-00000-of-00001.parquet"
+_TRAIN = ("gsm8k/train.*", "hf://datasets/openai/gsm8k/main/train-00000-of-00001.parquet")
 
 _PROMPT = """\
 Solve the following problem step by step. End with a line "#### N", where N is the answer as a number without
@@ -29,6 +31,9 @@ def gsm8k() -> Benchmark:
         sample=_sample,
         template=_PROMPT,
         metrics=(ExactMatch("number"),),
+        fewshot=FewShot(
+            partial(shipped_rows, *_TRAIN), lambda shot: str(shot.metadata["answer"]), source=locate(*_TRAIN)
+        ),
         source=locate(_FILE, _HUB),
         description="1,319 word problems of grade-school arithmetic; the final number, exactly",
         citation="Cobbe et al. 2021, Training Verifiers to Solve Math Word Problems, arXiv:2110.14168",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from themis.cli._shared import print_table
+
+if TYPE_CHECKING:
+    from themis.scoring import Metric
 
 
 @click.group("list")
@@ -41,6 +45,11 @@ def list_models() -> None:
     print_table(("model", "address", "key variable", ""), rows)
 
 
+def _gives(metric: Metric) -> str:
+    described = getattr(metric, "made", type(metric))  # of a family what it makes
+    return (described.__doc__ or "").partition("\n")[0]
+
+
 @list_group.command("metrics")
 def list_metrics() -> None:
     """The metrics that --metric knows for any benchmark."""
@@ -48,7 +57,7 @@ def list_metrics() -> None:
     from themis.scoring.repeats import REPEATS
 
     known = [load_metric(name) for name in metric_names()]
-    rows = [(m.name, (type(m).__doc__ or "").splitlines()[0], json.dumps(m.config()), m.version) for m in known]
+    rows = [(m.name, _gives(m), json.dumps(m.config()), m.version) for m in known]
     kinds = [
         (f"{name}K", (kind.__doc__ or "").splitlines()[0], "over K repeats", "1") for name, kind in REPEATS.items()
     ]

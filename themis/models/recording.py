@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -23,8 +24,8 @@ def read_rows(location: str, columns: Iterable[str] | None = None) -> list[Row]:
 
     Args:
         location: A path or file:// URL of a .jsonl, .json (a list of objects) or .parquet file, the text ones
-            as .gz, .zst, .bz2 or .lz4 too; or the folder of a run (its "generations" are read) or of such
-            files.
+            as .gz, .zst, .bz2 or .lz4 too; a .zip with one of the text ones in it; or the folder of a run (its
+            "generations" are read) or of such files.
         columns: The fields that are needed; others may be left out.
 
     Raises:
@@ -61,13 +62,24 @@ def local_path(location: str) -> Path:
 
 
 def _read_file(path: Path, columns: Iterable[str] | None) -> list[Row]:
+    if path.suffix.lower() == ".zip":
+        return _read_zip(path)
     match = _SUFFIX.search(path.name)
     if match is None:
-        raise UsageError(f"{path} is of no known format; give .jsonl, .json (both also .gz, .zst) or .parquet")
+        raise UsageError(f"{path} is of no known format; give .jsonl, .json (both also .gz, .zst), .parquet or .zip")
     if match[1].lower() == "parquet":
         return _read_parquet(path, columns)
     text = _read_text(path, match[3])
     return _json_list(text, path) if match[1].lower() == "json" else _json_lines(text, path)
+
+
+def _read_zip(path: Path) -> list[Row]:
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.lower().endswith((".json", ".jsonl", ".ndjson"))]
+        if len(names) != 1:
+            raise DataError(f"{path} has to have one .json or .jsonl file in it; it has {len(names)}")
+        text = archive.read(names[0]).decode("utf-8")
+    return _json_list(text, path) if names[0].lower().endswith(".json") else _json_lines(text, path)
 
 
 def _read_text(path: Path, compression: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from urllib.parse import parse_qsl
 
 from themis.errors import (
@@ -25,7 +25,7 @@ from themis.records import GenerationRecord
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from themis.records import Request
+    from themis.records import Kind, Request
 
 Key: TypeAlias = tuple[str, str]
 Entry: TypeAlias = dict[str, Any]
@@ -55,6 +55,8 @@ class ReplayModel(Model):
     Raises:
         DataError: There are no rows, or no row has the response or anything to look it up by.
     """
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"chat", "completion", "loglikelihood"})
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class ReplayModel(Model):
         entry = self._find(request)
         if entry.get("status") == "error":
             raise _recorded_error(entry)
-        if not isinstance(entry["response"], str):
+        if not isinstance(entry["response"], str) and "choice_logprobs" not in entry:
             raise RequestError(f"{self.name} has a row for {_asked(request)}, but no text as its response", attempts=0)
         return Response(text=entry["response"], **{name: entry[name] for name in _RESPONSE_FIELDS if name in entry})
 
@@ -162,7 +164,7 @@ def _check_fields(rows: list[Row], fields: dict[str, str], where: str) -> None:
     if not rows:
         raise DataError(f"{where} has no rows")
     there = set().union(*rows)
-    if fields["response"] not in there:
+    if not there.intersection([fields["response"], "choice_logprobs"]):
         raise DataError(
             f"{where} has no field {fields['response']!r}; response= names one of {', '.join(sorted(there))}"
         )

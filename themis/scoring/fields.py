@@ -145,4 +145,3 @@ class PlaceMatch(_PartMatch):
 
 
 _PLACES: dict[str, Callable[[str], str | None]] = {"last_line": last_line, "stated": stated_answer}
-
