@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from themis.errors import UnknownNameError, UsageError
@@ -71,7 +72,7 @@ _METRICS: Registry[Metric] = Registry(
         "acc": LikeliestChoice(),
         "acc_bytes": LikeliestChoice("bytes", "acc_bytes"),
         "acc_norm": LikeliestChoice("characters", "acc_norm"),
-        "after": Family("after", "MARKER", MarkerMatch, lambda name, marker: MarkerMatch(marker, name)),
+        "after": Family("MARKER", MarkerMatch, MarkerMatch, "after"),
         "bleu": CorpusOverlap(),
         "boxed_match": ExactMatch("boxed", "boxed_match"),
         "character_accuracy": ErrorRate("characters", "character_accuracy"),
@@ -81,14 +82,14 @@ _METRICS: Registry[Metric] = Registry(
         "contains": Contains(),
         "edit_similarity": EditSimilarity(),
         "exact_match": ExactMatch(),
-        "json": Family("json", "PATH", JsonMatch, lambda name, path: JsonMatch(path, name)),
+        "json": Family("PATH", JsonMatch, JsonMatch, "json"),
         "judge": RubricJudge(),
         "last_line": PlaceMatch(),
-        "lm_eval": Family("lm_eval", "RULE", LmEvalMatch, lambda name, rule: LmEvalMatch(rule, name)),
+        "lm_eval": Family("RULE", LmEvalMatch, LmEvalMatch, "lm_eval"),
         "number_match": ExactMatch("number", "number_match"),
         "pairwise": PairwiseJudge(),
-        "regex": Family("regex", "PATTERN", RegexMatch, lambda name, pattern: RegexMatch(pattern, name=name)),
-        "regex_last": Family("regex_last", "PATTERN", RegexMatch, lambda name, text: RegexMatch(text, True, name)),
+        "regex": Family("PATTERN", RegexMatch, RegexMatch, "regex"),
+        "regex_last": Family("PATTERN", RegexMatch, partial(RegexMatch, last=True), "regex_last"),
         "rouge1": Rouge("1", "rouge1"),
         "rouge2": Rouge("2", "rouge2"),
         "rougeL": Rouge(),

@@ -19,16 +19,16 @@ class Family(Metric):
     """Stands for the metrics of one name with an argument behind a colon; it scores nothing by itself.
 
     Attributes:
-        name: Of the family.
         argument: What the argument is, in one word of capitals.
         made: What its metrics are.
-        make: The metric of a name and an argument.
+        make: The metric of an argument and a name.
+        name: Of the family.
     """
 
-    name: str
     argument: str
     made: type[Metric]
     make: Callable[[str, str], Metric]
+    name: str = ""
 
     def config(self) -> dict[str, Any]:
         return {"argument": self.argument}
@@ -36,7 +36,7 @@ class Family(Metric):
     def with_argument(self, text: str) -> Metric:
         if not text:
             raise UsageError(self._advice())
-        return self.make(f"{self.name}:{text}", text)
+        return self.make(text, f"{self.name}:{text}")
 
     def unfit(self, sample: Sample, kind: Kind) -> str | None:
         return self._advice()

@@ -58,13 +58,13 @@ class RegexMatch(_PartMatch):
 
     Attributes:
         pattern: In the syntax of Python's `re`, look-around included.
-        last: Whether the last match counts, and not the first.
         name: What the metric is called.
+        last: Whether the last match counts, and not the first.
     """
 
     pattern: str
-    last: bool = False
     name: str = "regex"
+    last: bool = False
 
     def __post_init__(self) -> None:
         compiled(self.pattern)
