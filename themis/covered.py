@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from themis.backends import StorageBackend
-    from themis.records import Report
+    from themis.records import Kind, Report
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Covered:
         n_repeats: Answers to each sample, at most.
         benchmark: Name of the benchmark, "" where nothing says it.
         model: Name of the model.
+        kind: Of the requests that the answers are to.
     """
 
     storage: StorageBackend
@@ -45,6 +46,7 @@ class Covered:
     n_repeats: int = 1
     benchmark: str = ""
     model: str = ""
+    kind: Kind = "chat"
     _generations: dict[str, dict[int, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,11 +77,11 @@ class Covered:
         """Note the last one stored of each pair: a sample that has changed was asked again under another id."""
         import pyarrow.compute as pc
 
-        columns = ["id", "sample_id", "repeat", "benchmark", "model", "launch", "seq"]
+        columns = ["id", "sample_id", "repeat", "benchmark", "model", "kind", "launch", "seq"]
         table = self.storage.scan(self.run_id, "generations", columns)
         table = _in_order(table.filter(pc.invert(pc.starts_with(table["benchmark"], JUDGE))))
         if table.num_rows:
-            self.benchmark, self.model = table["benchmark"][0].as_py(), table["model"][0].as_py()
+            self.benchmark, self.model, self.kind = (table[name][0].as_py() for name in columns[3:6])
         rows = zip(*(table[name].to_pylist() for name in columns[:3]), strict=True)
         for name, sample, repeat in rows:
             self._generations.setdefault(sample, {})[repeat] = name

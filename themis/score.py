@@ -19,6 +19,7 @@ from themis.recorder import Recorder
 from themis.rescoring import Rescoring, report
 from themis.result import Result
 from themis.scorers import Scorers
+from themis.scoring.needs import check_fit
 from themis.scoring.repeats import check_repeats
 from themis.stored import Stored
 
@@ -90,6 +91,7 @@ def score(
         meant = _benchmark(benchmark, covered.benchmark)
         wanted = load_metrics(metrics, meant.metrics if meant else ())
         check_repeats(wanted, covered.n_repeats, "give a smaller k, or ask more first: evaluate() with num_samples=")
+        check_fit(wanted, covered.samples[0], covered.kind)
         judging: dict[str, Any] = {"base_url": judge_base_url, "timeout": timeout, "max_retries": max_retries}
         judged, judges = load_judges(wanted, judge_model, **judging)
         maps = Maps(execution_backend or LocalExecutionBackend(), max_workers, timeout)
