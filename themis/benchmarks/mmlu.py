@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _TEST = ("mmlu/test.*", "hf://datasets/cais/mmlu/all/test-00000-of-00001.parquet")
 _DEV = ("mmlu/dev.*", "hf://datasets/cais/mmlu/all/dev-00000-of-00001.parquet")
-_STEM_FILE = "mmlu_stem/test.jsonl.gz"
+_STEM_TEST = (("mmlu_stem/test.*", "mmlu/test.*"), _TEST[1])
 _STEM = frozenset(
     {
         "abstract_algebra",
@@ -64,7 +64,7 @@ def mmlu_stem() -> Benchmark:
     return mmlu().replace(
         name="mmlu_stem",
         rows=_stem_rows,
-        source=locate(_STEM_FILE, _TEST[1]),
+        source=locate(*_STEM_TEST),
         description="3,018 questions of MMLU about 18 subjects of science and mathematics; the letter of the right one",
     )
 
@@ -90,8 +90,7 @@ def mmlu_loglikelihood() -> Benchmark:
 
 
 def _stem_rows() -> Iterator[Row]:
-    place = shipped_rows(_STEM_FILE, _TEST[1])
-    return (row for row in place if _subject(row) in _STEM)
+    return (row for row in shipped_rows(*_STEM_TEST) if _subject(row) in _STEM)
 
 
 def _subject(row: Row) -> str | None:
