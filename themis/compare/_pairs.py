@@ -9,7 +9,7 @@ from themis import stats
 from themis.compare.values import MetricDifference
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from themis.compare._runs import Scores, StoredRun
 
@@ -32,7 +32,8 @@ def metric_difference(baseline: StoredRun, run: StoredRun, metric: str, settings
     found = stats.paired_difference(first, second, clusters, level=settings.level)
     test, p_value = _test(first, second, clusters, repeated=before.repeated or after.repeated, seed=settings.seed)
     wins, losses = (sum(b > a for a, b in zip(*pair, strict=True)) for pair in ((first, second), (second, first)))
-    both, bounds = before.asked & after.asked, _bounds(before, after)
+    both = before.asked & after.asked
+    bounds = _bounds(before, after, both, found.difference if len(both) == len(names) else None)
     return MetricDifference(
         metric=metric,
         baseline=baseline.label,
@@ -106,15 +107,19 @@ def _test(
     return "paired permutation", stats.permutation_test(differences, clusters, seed=seed)
 
 
-def _bounds(before: Scores, after: Scores) -> tuple[float, float] | None:
-    """The mean difference over all samples of both, if each missing score were the worst, and the best, for the run."""
-    names = sorted(before.asked & after.asked)
-    pairs = [[_mean(scores, name) for scores in (before, after)] for name in names]
-    if not names or any(not 0 <= score <= 1 for pair in pairs for score in pair if score is not None):
+def _bounds(before: Scores, after: Scores, both: Iterable[str], difference: float | None) -> tuple[float, float] | None:
+    """The mean difference over all samples of both, if each missing score were the worst, and the best, for the run.
+
+    Given the difference, none is missing.
+    """
+    if not (before.within_one and after.within_one):
         return None
-    low = [(0 if b is None else b) - (1 if a is None else a) for a, b in pairs]
-    high = [(1 if b is None else b) - (0 if a is None else a) for a, b in pairs]
-    return stats.mean(low), stats.mean(high)  # type: ignore[return-value] # names is not empty
+    if difference is not None:
+        return difference, difference
+    pairs = [(_mean(before, name), _mean(after, name)) for name in both]
+    low = stats.mean([(0 if b is None else b) - (1 if a is None else a) for a, b in pairs])
+    high = stats.mean([(1 if b is None else b) - (0 if a is None else a) for a, b in pairs])
+    return None if low is None or high is None else (low, high)
 
 
 def _mean(scores: Scores, name: str) -> float | None:
