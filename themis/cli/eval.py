@@ -142,7 +142,7 @@ def _metric_names(benchmarks: Sequence[Benchmark], wanted: Sequence[str]) -> set
     """The metrics that there will be: a threshold for another one is found before anything is asked."""
     from themis.scoring import load_metric
 
-    own = {benchmark.metrics for benchmark in benchmarks}
+    own = [benchmark.metrics for benchmark in benchmarks]
     asked = {load_metric(name, metrics).name for name in wanted for metrics in own}
     return asked or {metric.name for metrics in own for metric in metrics}
 

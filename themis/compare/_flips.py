@@ -42,16 +42,15 @@ class Words:
     """What a run was asked, expected and answered, for some of its samples."""
 
     def __init__(self, run: StoredRun, names: Collection[str], *, prompts: bool) -> None:
-        columns = ["metric", "sample_id", "repeat", "answer", "target", "scorer", "launch", "seq"]
-        scored = _rows(run, "evaluations", columns, names)
+        columns = ["generation_id", "metric", "sample_id", "repeat", "answer", "target", "scorer", "launch", "seq"]
         scorers = set[str]().union(*(scores.scorers for scores in run.scores.values()))
-        rows = [row for row in scored if row["scorer"] in scorers]
-        self._evaluations = {(row["metric"], row["sample_id"], row["repeat"]): row for row in sorted(rows, key=_saved)}
+        found = _rows(run, "evaluations", "sample_id", columns, names)
+        rows = sorted((row for row in found if row["scorer"] in scorers), key=_saved)
+        self._evaluations = {(row["metric"], row["sample_id"], row["repeat"]): row for row in rows}
         self._repeats = sorted({row["repeat"] for row in rows})
-        columns = ["sample_id", "repeat", "prompt", "launch", "seq"]
-        asked = _rows(run, "generations", columns, names) if prompts else []
-        first = (row for row in sorted(asked, key=_saved) if row["repeat"] == 0)
-        self._prompts: dict[str, str] = {row["sample_id"]: row["prompt"] for row in first}
+        first = {row["generation_id"]: row["sample_id"] for row in rows if row["repeat"] == 0}
+        asked = _rows(run, "generations", "id", ["id", "prompt"], first) if prompts else []
+        self._prompts: dict[str, str] = {first[row["id"]]: row["prompt"] for row in asked}
 
     def answers(self, metric: str, sample: str) -> list[str | None]:
         """What was extracted from each repeat."""
@@ -69,13 +68,15 @@ class Words:
         return self._prompts.get(sample)
 
 
-def _rows(run: StoredRun, kind: RecordKind, columns: list[str], names: Collection[str]) -> list[dict[str, Any]]:
-    """The rows of some samples. A mask, because a condition in the scan would load half of pyarrow for it."""
+def _rows(
+    run: StoredRun, kind: RecordKind, key: str, columns: list[str], wanted: Collection[str]
+) -> list[dict[str, Any]]:
+    """The rows whose key is wanted. A mask, because a condition in the scan would load half of pyarrow for it."""
     import pyarrow.compute as pc
 
-    wanted, rows = texts(sorted(names)), []
+    keys, rows = texts(sorted(wanted)), []
     for table in run.storage.scan_batches(run.run_id, kind, columns):
-        rows += table.filter(pc.is_in(table["sample_id"], value_set=wanted)).to_pylist()
+        rows += table.filter(pc.is_in(table[key], value_set=keys)).to_pylist()
     return rows
 
 

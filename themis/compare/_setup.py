@@ -9,6 +9,7 @@ from themis.errors import UsageError
 from themis.ids import canonical_json
 from themis.plan import is_unknown
 from themis.registry import unknown
+from themis.stored import JUDGE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -125,9 +126,12 @@ def _asked_prompts(baseline: StoredRun, run: StoredRun) -> str | None:
 
 
 def _prompts(run: StoredRun) -> Iterator[tuple[tuple[str, int], int]]:
-    for table in run.storage.scan_batches(run.run_id, "generations", ["sample_id", "repeat", "prompt"]):
-        samples, repeats, prompts = (table[name].to_pylist() for name in ("sample_id", "repeat", "prompt"))
-        yield from zip(zip(samples, repeats, strict=True), map(hash, prompts), strict=True)
+    columns = ("benchmark", "sample_id", "repeat", "prompt")
+    for table in run.storage.scan_batches(run.run_id, "generations", columns):
+        rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        for benchmark, sample, repeat, prompt in rows:
+            if not benchmark.startswith(JUDGE):
+                yield (sample, repeat), hash(prompt)
 
 
 def _scorers(baseline: StoredRun, run: StoredRun, metrics: Collection[str] | None) -> str | None:
