@@ -33,6 +33,7 @@ LAYERS = [
     {"evaluate"},
     {"score"},
     {"compare"},
+    {"gates"},
     {"progress"},
     {"cli"},
     {"__main__"},
@@ -49,7 +50,10 @@ USES = {
         "benchmarks/data.py",
     },
     "s3fs": set(),
-    "click": {"cli/__init__.py", "cli/_shared.py", "cli/eval.py", "cli/names.py", "cli/runs.py", "cli/score.py"},
+    "click": {
+        *("cli/__init__.py", "cli/_shared.py", "cli/compare.py", "cli/eval.py", "cli/names.py", "cli/runs.py"),
+        "cli/score.py",
+    },
 }
 
 HEAVY = ["ray", "pyarrow", "s3fs", "aiohttp", "fsspec", "numpy", "huggingface_hub", "rich", "click", "pandas", "polars"]

@@ -94,17 +94,11 @@ def estimate_groups(name: str, counted: Counted, groups: Mapping[str, str | None
 
 
 def macro(results: Iterable[MetricResult]) -> tuple[float | None, float | None]:
-    """The mean of the groups' means and its standard error; groups without a score do not count.
-
-    Groups are strata, given and not drawn: sqrt(sum of squared standard errors) / groups, as in Cochran 1977, "Sampling
-    Techniques", section 5.3, with equal weights. None where a group has too few scores for a standard error.
-    """
+    """The mean of the groups' means and its standard error; groups without a score do not count."""
     scored = [result for result in results if result.mean is not None]
-    errors = [result.stderr for result in scored if result.stderr is not None]
-    center = stats.mean([result.mean for result in scored if result.mean is not None])
-    if not errors or len(errors) < len(scored):
-        return center, None
-    return center, math.sqrt(math.fsum(error * error for error in errors)) / len(scored)
+    means = [result.mean for result in scored if result.mean is not None]
+    found = stats.macro_average(means, [result.stderr for result in scored])
+    return found or (None, None)
 
 
 def counts(kinds: Iterable[str]) -> dict[str, int]:
@@ -182,20 +176,16 @@ def _pooled(kept: Sequence[Evaluation], scores: Sequence[float], counted: Counte
 
 
 def jackknife_standard_error(parts: Sequence[Sequence[float]], pooled: Any) -> float | None:
-    """Standard error of pooled(sum of the parts) by leaving out one part after the other; None for fewer than two.
+    """Standard error of pooled(sum of the parts) by leaving out one part after the other.
 
-    sqrt((n - 1) / n * sum of squared deviations of the n numbers from their mean): Efron & Tibshirani 1993, "An
-    Introduction to the Bootstrap", equation 11.5. Where a part cannot be left out, None.
+    None for fewer than two parts, and where one cannot be left out.
     """
     total, n = _added(parts), len(parts)
     if n < 2:
         return None
     left = [_number(pooled, [whole - one for whole, one in zip(total, part, strict=True)]) for part in parts]
     numbers = [number for number in left if number is not None]
-    center = stats.mean(numbers)
-    if center is None or len(numbers) < n:
-        return None
-    return math.sqrt((n - 1) / n * math.fsum((number - center) ** 2 for number in numbers))
+    return stats.jackknife_standard_error(numbers) if len(numbers) == n else None
 
 
 def _added(rows: Sequence[Sequence[float]]) -> list[float]:

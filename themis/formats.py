@@ -26,7 +26,7 @@ HEADINGS = (
 _OF_REPORT = ("run_id", "benchmark", "benchmark_version", "model", "status")
 _OF_METRIC = (
     *("metric", "group", "mean", "stderr", "stderr_method", "ci_low", "ci_high", "ci_level"),
-    *("n_attempted", "n_scored", "n_unanswered", "bound_low", "bound_high"),
+    *("n_attempted", "n_scored", "n_unanswered", "bound_low", "bound_high", "n_groups", "macro_mean", "macro_stderr"),
 )
 NONE = "-"
 """What stands for a number that there is none of."""
@@ -49,9 +49,9 @@ def report_table(reports: Report | Iterable[Report], *, groups: bool = False) ->
     return terminal_table(HEADINGS, _rows(reports, groups=groups))
 
 
-def to_markdown(reports: Report | Iterable[Report]) -> str:
+def to_markdown(reports: Report | Iterable[Report], *, groups: bool = False) -> str:
     """The rows of report_table as a Markdown table."""
-    return markdown_table(HEADINGS, _rows(reports))
+    return markdown_table(HEADINGS, _rows(reports, groups=groups))
 
 
 def to_html(reports: Report | Iterable[Report]) -> str:
@@ -59,21 +59,23 @@ def to_html(reports: Report | Iterable[Report]) -> str:
     return html_table(HEADINGS, _rows(reports))
 
 
-def to_latex(reports: Report | Iterable[Report]) -> str:
+def to_latex(reports: Report | Iterable[Report], *, groups: bool = False) -> str:
     """The rows of report_table as a LaTeX table, for the package booktabs."""
-    return latex_table(HEADINGS, _rows(reports))
+    return latex_table(HEADINGS, _rows(reports, groups=groups))
 
 
-def to_csv(reports: Report | Iterable[Report]) -> str:
-    """One row for each metric of each report in CSV, with the fields of MetricResult as numbers in full."""
+def to_csv(reports: Report | Iterable[Report], *, groups: bool = False) -> str:
+    """One row for each metric of each report in CSV, with the fields of MetricResult as numbers in full.
+
+    Args:
+        reports: What is written.
+        groups: Below each metric one row for each group.
+    """
     rows = (
-        [
-            *(getattr(report, name) for name in _OF_REPORT),
-            *(result[name] for name in _OF_METRIC),
-            counted(result.errors),
-        ]
+        [*(getattr(report, name) for name in _OF_REPORT), *(one[name] for name in _OF_METRIC), counted(one.errors)]
         for report in _each(reports)
-        for result in report.metrics.values()
+        for name, result in report.metrics.items()
+        for one in [result, *(report.groups.get(name, {}).values() if groups else [])]
     )
     return csv_table([*_OF_REPORT, *_OF_METRIC, "errors"], rows)
 

@@ -1,7 +1,7 @@
 """The command `themis`: parse, call, print.
 
-Exit codes: 0 when every metric scored everything it attempted, 3 when a run is partial or interrupted, 2 for wrong
-usage, 1 for any other error.
+Exit codes: 0 when every metric scored everything it attempted, 4 when a gate failed (--fail-under, --max-regression), 3
+when a run is partial or interrupted, 2 for wrong usage, 1 for any other error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import click
 
 from themis import __version__
 from themis.cli._shared import ERROR, OK, PARTIAL, USAGE
+from themis.cli.compare import compare_command
 from themis.cli.eval import evaluate_command
 from themis.cli.names import list_group
 from themis.cli.runs import list_runs, runs_group, show_run
@@ -58,6 +59,7 @@ def themis() -> None:
 
 themis.add_command(evaluate_command)
 themis.add_command(score_command)
+themis.add_command(compare_command)
 themis.add_command(runs_group)
 themis.add_command(show_run)
 list_group.add_command(list_runs, "runs")

@@ -9,14 +9,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from themis.errors import UsageError
+from themis.gates import parse_threshold
 from themis.registry import unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from themis.backends import FsspecStorageBackend
 
-OK, ERROR, USAGE, PARTIAL = 0, 1, 2, 3
+OK, ERROR, USAGE, PARTIAL, GATE = 0, 1, 2, 3, 4
 
 WIDE = 200
 """Columns of a table that no terminal shows: a log file or a pipe should get whole words."""
@@ -45,6 +47,28 @@ def one_of(names: Sequence[str]) -> Any:
 
 FORMAT = click.option(
     "--format", "form", default="table", callback=one_of(FORMATS), help="table, markdown, csv, json or latex."
+)
+
+
+def parsed(parse: Callable[[str], Any]) -> Any:
+    """A click callback that parses each value of a repeatable option."""
+
+    def parse_all(_context: Any, _option: Any, values: tuple[str, ...]) -> list[Any]:
+        try:
+            return [parse(value) for value in values]
+        except UsageError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return parse_all
+
+
+FAIL_UNDER = click.option(
+    "--fail-under",
+    "thresholds",
+    multiple=True,
+    metavar="METRIC=VALUE",
+    callback=parsed(parse_threshold),
+    help="Exit code 4 when the mean is lower; METRIC.ci_low=VALUE for the lower end of the interval; repeatable.",
 )
 
 

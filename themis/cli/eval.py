@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.markup import escape
 
-from themis.cli._shared import OK, PARTIAL, STORAGE, console, open_storage
+from themis.cli._shared import FAIL_UNDER, GATE, OK, PARTIAL, STORAGE, console, open_storage
 from themis.errors import UsageError
+from themis.gates import check_metrics, failures
 from themis.registry import unknown
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def several(*options: Callable[[Function], Function]) -> Callable[[Function], Fu
 @click.option("--max-errors", type=click.IntRange(0), metavar="N", help="Interrupt the run after more errors.")
 @click.option("--max-calls", type=click.IntRange(1), default=5, metavar="N", help="Of this command, for one question.")
 @GROUPS
+@FAIL_UNDER
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write the report there.")
 def evaluate_command(benchmark: str, model: str, base_url: str | None, *, groups: bool, **options: Any) -> int:
     """Ask MODEL every question of BENCHMARK, score the answers, print the report.
@@ -116,7 +118,9 @@ def evaluate_command(benchmark: str, model: str, base_url: str | None, *, groups
     json_file = options.pop("json_file")
     if json_file is not None:
         check_writable(Path(json_file))
+    thresholds = options.pop("thresholds")
     benchmarks = _benchmarks(benchmark, options)
+    check_metrics(thresholds, _metric_names(benchmarks, options["metrics"]))
     backend = open_backend(options.pop("backend"), options.pop("address"))
     timing = {name: options[name] for name in ("timeout", "max_retries")}
     asked = load_model(model, base_url=base_url, **timing)
@@ -129,7 +133,19 @@ def evaluate_command(benchmark: str, model: str, base_url: str | None, *, groups
     _print_results(results, groups=groups)
     if json_file is not None:
         write_json(Path(json_file), [result.report for result in results])
-    return OK if all(result.report.status == "complete" for result in results) else PARTIAL
+    failed = failures(thresholds, [result.report for result in results])
+    for line in failed:
+        click.echo(f"themis: {line}", err=True)
+    return GATE if failed else OK if all(result.report.status == "complete" for result in results) else PARTIAL
+
+
+def _metric_names(benchmarks: Sequence[Benchmark], wanted: Sequence[str]) -> set[str]:
+    """The metrics that there will be: a threshold for another one is found before anything is asked."""
+    from themis.scoring import load_metric
+
+    own = [benchmark.metrics for benchmark in benchmarks]
+    asked = {load_metric(name, metrics).name for name in wanted for metrics in own}
+    return asked or {metric.name for metrics in own for metric in metrics}
 
 
 def _benchmarks(text: str, options: dict[str, Any]) -> list[Benchmark]:

@@ -101,7 +101,7 @@ def show_run(run: str, storage: str | None, form: str, *, groups: bool, as_json:
     if as_json or form == "json":
         _print_json({**asdict(info), "report": None if report is None else to_json(report)})
     elif form in TEXTS:
-        click.echo(TEXTS[form]([] if report is None else [report]).rstrip("\n"))
+        click.echo(TEXTS[form]([] if report is None else [report], groups=groups).rstrip("\n"))
     else:
         _print_run(info, report, groups=groups)
     return OK if report is not None and report.status == "complete" else PARTIAL

@@ -77,13 +77,15 @@ def compare(
         stored = open_runs(stack, (baseline, *runs), storage, storage_backend)
         _check_distinct(stored)
         pairs = list(combinations(stored, 2)) if all_pairs else [(stored[0], run) for run in stored[1:]]
-        names = _metrics(stored, metrics)
         _check_overlap(pairs)
-        setup = [each for pair in pairs for each in setup_differences(*pair, names)]
+        wanted = [metrics] if isinstance(metrics, str) else metrics
+        setup = [each for pair in pairs for each in setup_differences(*pair, wanted)]
         refuse(setup, allowed)
+        names = _metrics(stored, wanted)
         settings = Settings(cluster, level, seed)
         found = [metric_difference(*pair, name, settings) for name in names for pair in pairs]
-        found = with_flips(_corrected(found), {run.label: run for run in stored}, flips)
+        by_label, changed = {run.label: run for run in stored}, {each.run for each in setup}
+        found = with_flips(_corrected(found), by_label, flips, changed)
     return Comparison(list(map(_compared, stored)), found, setup, _correction(found))
 
 
@@ -120,7 +122,7 @@ def _samples(run: StoredRun) -> str:
     return f"{len(names)} of {benchmark or 'a benchmark'}{first}"
 
 
-def _metrics(runs: Sequence[StoredRun], wanted: Sequence[str] | str | None) -> list[str]:
+def _metrics(runs: Sequence[StoredRun], wanted: Sequence[str] | None) -> list[str]:
     """The metrics to compare.
 
     Raises:
@@ -133,15 +135,14 @@ def _metrics(runs: Sequence[StoredRun], wanted: Sequence[str] | str | None) -> l
             told = "; ".join(f"{label}: {', '.join(names) or 'none'}" for label, names in known.items())
             raise UsageError(f"the runs have no metric in common ({told}): score them by the same one first")
         return shared
-    names = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
-    for name in names:
+    for name in wanted:
         lacking = [label for label, metrics in known.items() if name not in metrics]
         if len(lacking) == len(runs):
             raise UsageError(unknown("metric of these runs", name, set[str]().union(*known.values())))
         if lacking:
             has = ", ".join(known[lacking[0]]) or "none"
             raise UsageError(f"{lacking[0]} has no scores by {name!r}, but by {has}: score it by {name!r} first")
-    return names
+    return list(dict.fromkeys(wanted))
 
 
 def _metric_names(run: StoredRun) -> list[str]:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def with_flips(
-    differences: list[MetricDifference], runs: Mapping[str, StoredRun], count: int | None
+    differences: list[MetricDifference], runs: Mapping[str, StoredRun], count: int | None, changed: Collection[str]
 ) -> list[MetricDifference]:
-    """The differences with so many of their flips; all for None."""
+    """The differences with so many of their flips, all for None; `changed` runs may have been asked something else."""
     if count == 0:
         return differences
     chosen = [list(islice(flipped(runs[each.baseline], runs[each.run], each.metric), count)) for each in differences]
@@ -30,7 +30,8 @@ def with_flips(
     for each, rows in zip(differences, chosen, strict=True):
         for label in (each.baseline, each.run):
             needed.setdefault(label, set()).update(name for name, _, _ in rows)
-    words = {label: Words(runs[label], names) for label, names in needed.items() if names}
+    asked = {each.baseline for each in differences}.union(changed)
+    words = {label: Words(runs[label], names, prompts=label in asked) for label, names in needed.items() if names}
     return [
         replace(each, flips=[_flip(each, row, words) for row in rows])
         for each, rows in zip(differences, chosen, strict=True)
@@ -40,16 +41,16 @@ def with_flips(
 class Words:
     """What a run was asked, expected and answered, for some of its samples."""
 
-    def __init__(self, run: StoredRun, names: Collection[str]) -> None:
-        columns = ["metric", "sample_id", "repeat", "answer", "target", "scorer", "launch", "seq"]
-        scored = _rows(run, "evaluations", columns, names)
-        rows = [row for row in scored if row["scorer"] in run.scores[row["metric"]].scorers]
-        self._evaluations = {(row["metric"], row["sample_id"], row["repeat"]): row for row in sorted(rows, key=_saved)}
+    def __init__(self, run: StoredRun, names: Collection[str], *, prompts: bool) -> None:
+        columns = ["generation_id", "metric", "sample_id", "repeat", "answer", "target", "scorer", "launch", "seq"]
+        scorers = set[str]().union(*(scores.scorers for scores in run.scores.values()))
+        found = _rows(run, "evaluations", "sample_id", columns, names)
+        rows = sorted((row for row in found if row["scorer"] in scorers), key=_saved)
+        self._evaluations = {(row["metric"], row["sample_id"], row["repeat"]): row for row in rows}
         self._repeats = sorted({row["repeat"] for row in rows})
-        columns = ["sample_id", "repeat", "prompt", "launch", "seq"]
-        asked = _rows(run, "generations", columns, names)
-        first = (row for row in sorted(asked, key=_saved) if row["repeat"] == 0)
-        self._prompts: dict[str, str] = {row["sample_id"]: row["prompt"] for row in first}
+        first = {row["generation_id"]: row["sample_id"] for row in rows if row["repeat"] == 0}
+        asked = _rows(run, "generations", "id", ["id", "prompt"], first) if prompts else []
+        self._prompts: dict[str, str] = {first[row["id"]]: row["prompt"] for row in asked}
 
     def answers(self, metric: str, sample: str) -> list[str | None]:
         """What was extracted from each repeat."""
@@ -67,13 +68,15 @@ class Words:
         return self._prompts.get(sample)
 
 
-def _rows(run: StoredRun, kind: RecordKind, columns: list[str], names: Collection[str]) -> list[dict[str, Any]]:
-    """The rows of some samples. A mask, because a condition in the scan would load half of pyarrow for it."""
+def _rows(
+    run: StoredRun, kind: RecordKind, key: str, columns: list[str], wanted: Collection[str]
+) -> list[dict[str, Any]]:
+    """The rows whose key is wanted. A mask, because a condition in the scan would load half of pyarrow for it."""
     import pyarrow.compute as pc
 
-    wanted, rows = texts(sorted(names)), []
+    keys, rows = texts(sorted(wanted)), []
     for table in run.storage.scan_batches(run.run_id, kind, columns):
-        rows += table.filter(pc.is_in(table["sample_id"], value_set=wanted)).to_pylist()
+        rows += table.filter(pc.is_in(table[key], value_set=keys)).to_pylist()
     return rows
 
 
@@ -93,5 +96,5 @@ def _flip(each: MetricDifference, row: tuple[str, float, float], words: Mapping[
         run_answers=run.answers(each.metric, name),
         target=baseline.target(each.metric, name),
         prompt=prompt,
-        run_prompt=other if other != prompt else None,
+        run_prompt=None if other == prompt else other,
     )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from themis import stats
+from themis.compare._pooled import pooled_difference, pooled_function, pooled_test
 from themis.compare.values import MetricDifference
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from themis.compare._pooled import Pooled, Summands
     from themis.compare._runs import Scores, StoredRun
 
 
@@ -23,33 +25,50 @@ class Settings:
     seed: int
 
 
+class _Found(NamedTuple):
+    """Both runs' numbers, how they differ, how sure that is."""
+
+    baseline_mean: float | None
+    run_mean: float | None
+    paired: stats.PairedDifference
+    stderr_method: str | None
+    test: str | None
+    p_value: float | None
+
+
 def metric_difference(baseline: StoredRun, run: StoredRun, metric: str, settings: Settings) -> MetricDifference:
     """The difference of one metric, its p-value not yet corrected and its flips not yet read."""
     before, after = baseline.scores[metric], run.scores[metric]
     names = sorted(before.by_sample.keys() & after.by_sample.keys())
     first, second = (_means(scores, names) for scores in (before, after))
     clusters = _clusters(baseline, run, metric, names, settings)
-    found = stats.paired_difference(first, second, clusters, level=settings.level)
-    test, p_value = _test(first, second, clusters, repeated=before.repeated or after.repeated, seed=settings.seed)
+    pooled = pooled_function(baseline, metric) if before.statistics and after.statistics else None
+    if pooled is None:
+        found = _of_means(first, second, clusters, repeated=before.repeated or after.repeated, settings=settings)
+    else:
+        befores, afters = ([scores.statistics[name] for name in names] for scores in (before, after))
+        found = _of_sums(befores, afters, clusters, pooled, settings)
     wins, losses = (sum(b > a for a, b in zip(*pair, strict=True)) for pair in ((first, second), (second, first)))
-    both, bounds = before.asked & after.asked, _bounds(before, after)
+    both = before.asked & after.asked
+    missing = len(both) > len(names)
+    bounds = None if pooled and missing else _bounds(before, after, both, None if missing else found.paired.difference)
     return MetricDifference(
         metric=metric,
         baseline=baseline.label,
         run=run.label,
-        baseline_mean=stats.mean(first),
-        run_mean=stats.mean(second),
-        **found._asdict(),
-        stderr_method=None if found.stderr is None else f"paired, {'groups' if clusters else 'samples'} as clusters",
+        baseline_mean=found.baseline_mean,
+        run_mean=found.run_mean,
+        **found.paired._asdict(),
+        stderr_method=None if found.paired.stderr is None else found.stderr_method,
         ci_level=settings.level,
-        test=test,
-        p_value=p_value,
+        test=found.test,
+        p_value=found.p_value,
         p_adjusted=None,
         wins=wins,
         losses=losses,
         ties=len(names) - wins - losses,
         correlation=stats.correlation(first, second),
-        minimum_detectable_effect=stats.minimum_detectable_effect(found.stderr, level=settings.level),
+        minimum_detectable_effect=stats.minimum_detectable_effect(found.paired.stderr, level=settings.level),
         n_paired=len(names),
         n_only_baseline=len(before.asked - after.asked),
         n_only_run=len(after.asked - before.asked),
@@ -59,6 +78,29 @@ def metric_difference(baseline: StoredRun, run: StoredRun, metric: str, settings
         bound_high=bounds and bounds[1],
         n_flips=wins + losses,
     )
+
+
+def _of_means(
+    first: Sequence[float], second: Sequence[float], clusters: list[Any] | None, *, repeated: bool, settings: Settings
+) -> _Found:
+    paired = stats.paired_difference(first, second, clusters, level=settings.level)
+    test, p_value = _test(first, second, clusters, repeated=repeated, seed=settings.seed)
+    method = f"paired, {_unit(clusters)} as clusters"
+    return _Found(stats.mean(first), stats.mean(second), paired, method, test, p_value)
+
+
+def _of_sums(
+    first: Summands, second: Summands, clusters: list[Any] | None, pooled: Pooled, settings: Settings
+) -> _Found:
+    if len(set(clusters or range(len(first)))) < 2:
+        return _Found(None, None, stats.PairedDifference(None, None, None, None), None, None, None)
+    numbers = pooled_difference(first, second, clusters, pooled, settings.level)
+    p_value = pooled_test(first, second, clusters, pooled, settings.seed)
+    return _Found(*numbers, f"paired jackknife over {_unit(clusters)}", "approximate randomization", p_value)
+
+
+def _unit(clusters: list[Any] | None) -> str:
+    return "samples" if clusters is None else "groups"
 
 
 def flipped(baseline: StoredRun, run: StoredRun, metric: str) -> list[tuple[str, float, float]]:
@@ -106,15 +148,19 @@ def _test(
     return "paired permutation", stats.permutation_test(differences, clusters, seed=seed)
 
 
-def _bounds(before: Scores, after: Scores) -> tuple[float, float] | None:
-    """The mean difference over all samples of both, if each missing score were the worst, and the best, for the run."""
-    names = sorted(before.asked & after.asked)
-    pairs = [[_mean(scores, name) for scores in (before, after)] for name in names]
-    if not names or any(not 0 <= score <= 1 for pair in pairs for score in pair if score is not None):
+def _bounds(before: Scores, after: Scores, both: Iterable[str], difference: float | None) -> tuple[float, float] | None:
+    """The mean difference over all samples of both, if each missing score were the worst, and the best, for the run.
+
+    Given the difference, none is missing.
+    """
+    if not (before.within_one and after.within_one):
         return None
-    low = [(0 if b is None else b) - (1 if a is None else a) for a, b in pairs]
-    high = [(1 if b is None else b) - (0 if a is None else a) for a, b in pairs]
-    return stats.mean(low), stats.mean(high)  # type: ignore[return-value] # names is not empty
+    if difference is not None:
+        return difference, difference
+    pairs = [(_mean(before, name), _mean(after, name)) for name in both]
+    low = stats.mean([(0 if b is None else b) - (1 if a is None else a) for a, b in pairs])
+    high = stats.mean([(1 if b is None else b) - (0 if a is None else a) for a, b in pairs])
+    return None if low is None or high is None else (low, high)
 
 
 def _mean(scores: Scores, name: str) -> float | None:

@@ -40,6 +40,11 @@ class Scores:
     repeated: bool = False
     scorers: set[str] = field(default_factory=set)
 
+    @property
+    def within_one(self) -> bool:
+        """Whether every score lies between 0 and 1."""
+        return all(0 <= score <= 1 for scores in self.by_sample.values() for score in scores)
+
 
 @dataclass(frozen=True)
 class StoredRun:

@@ -9,6 +9,7 @@ from themis.errors import UsageError
 from themis.ids import canonical_json
 from themis.plan import is_unknown
 from themis.registry import unknown
+from themis.stored import JUDGE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -33,8 +34,8 @@ def check_aspects(allowed: bool | str | Iterable[str]) -> set[str]:
     return set(ASPECTS) if "all" in names else names
 
 
-def setup_differences(baseline: StoredRun, run: StoredRun, metrics: Collection[str]) -> list[SetupDifference]:
-    """What differs, aspect by aspect; shared samples only for the data."""
+def setup_differences(baseline: StoredRun, run: StoredRun, metrics: Collection[str] | None) -> list[SetupDifference]:
+    """What differs, aspect by aspect: of the data in what is shared, of the scorers in these metrics, all for None."""
     found = {
         "benchmark": _changed(_benchmark(baseline), _benchmark(run)),
         "version": _changed(_version(baseline), _version(run)),
@@ -125,16 +126,18 @@ def _asked_prompts(baseline: StoredRun, run: StoredRun) -> str | None:
 
 
 def _prompts(run: StoredRun) -> Iterator[tuple[tuple[str, int], int]]:
-    for table in run.storage.scan_batches(run.run_id, "generations", ["sample_id", "repeat", "prompt"]):
-        samples, repeats, prompts = (table[name].to_pylist() for name in ("sample_id", "repeat", "prompt"))
-        yield from zip(zip(samples, repeats, strict=True), map(hash, prompts), strict=True)
+    columns = ("benchmark", "sample_id", "repeat", "prompt")
+    for table in run.storage.scan_batches(run.run_id, "generations", columns):
+        rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        for benchmark, sample, repeat, prompt in rows:
+            if not benchmark.startswith(JUDGE):
+                yield (sample, repeat), hash(prompt)
 
 
-def _scorers(baseline: StoredRun, run: StoredRun, metrics: Collection[str]) -> str | None:
+def _scorers(baseline: StoredRun, run: StoredRun, metrics: Collection[str] | None) -> str | None:
     changed = []
-    for name in metrics:
-        if name not in baseline.scores or name not in run.scores:
-            continue
+    shared = baseline.scores.keys() & run.scores.keys()
+    for name in sorted(shared if metrics is None else shared.intersection(metrics)):
         before, after = (sorted(each.scores[name].scorers) for each in (baseline, run))
         settings = [each.metric_config(name) for each in (baseline, run)]
         if before != after:

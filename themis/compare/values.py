@@ -159,6 +159,11 @@ class Comparison:
         for name in limits:
             if name not in compared:
                 raise UsageError(unknown("compared metric", name, compared))
+            if limits[name] < 0 or (limits[name] >= 1 and self._within_one(name)):
+                raise UsageError(
+                    f"a limit of {limits[name]:g} on {name}, whose scores lie between 0 and 1, means nothing: points "
+                    "are in the metric's own unit, 0.02 for two points of accuracy"
+                )
         return [
             each
             for each in self.differences
@@ -167,6 +172,9 @@ class Comparison:
             and -each.difference > limits[each.metric]
             and (strict or each.significant)
         ]
+
+    def _within_one(self, metric: str) -> bool:
+        return all(each.bound_low is not None for each in self.differences if each.metric == metric)
 
     @property
     def complete(self) -> bool:

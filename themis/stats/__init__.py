@@ -24,6 +24,7 @@ from themis.stats.paired import (
     mcnemar_exact,
     paired_difference,
     permutation_test,
+    signed_sums,
 )
 from themis.stats.power import (
     minimum_detectable_effect,
@@ -57,6 +58,7 @@ __all__ = [
     "permutation_test",
     "repeated_variance",
     "samples_needed",
+    "signed_sums",
     "standard_error",
     "t_interval",
     "t_quantile",

@@ -83,7 +83,7 @@ def permutation_test(
     if not moved:
         return 1.0
     exact = len(moved) <= ENUMERATED
-    sums = _all_sums(moved) if exact else _drawn_sums(moved, draws, seed)
+    sums = _all_sums(moved) if exact else signed_sums(moved, draws, seed)
     least = abs(math.fsum(differences)) - 1e-10 * math.fsum(moved)  # equal sums differ by rounding
     extreme = int((abs(sums) >= least).sum())
     return extreme / len(sums) if exact else (extreme + 1) / (draws + 1)
@@ -99,8 +99,8 @@ def _all_sums(values: Sequence[float]) -> Array:
     return sums
 
 
-def _drawn_sums(values: Sequence[float], draws: int, seed: int) -> Array:
-    """The sum under random signs, `draws` times.
+def signed_sums(values: Sequence[float], draws: int, seed: int) -> Array:
+    """The sum under random signs, `draws` times; equally many values get the same signs from one seed.
 
     The signs of eight values are one random byte, which is looked up in a table of their 256 sums.
     """
