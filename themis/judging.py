@@ -66,7 +66,7 @@ def load_judges(metrics: Sequence[Metric], judge: Any, **options: Any) -> tuple[
     if judge is not None and not made and not any(_asks(metric) for metric in found):
         names = ", ".join(metric.name for metric in metrics)
         raise UsageError(f"judge_model={judge!r}: no metric of {names} asks a judge; add one, for example 'judge'")
-    return found, list(made.values())
+    return found, [model for (given, _), model in made.items() if given != id(model)]
 
 
 def _asks(metric: Metric) -> bool:
