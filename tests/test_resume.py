@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from test_seed_page import ThreadSafeStorage
 
-from themis import EvaluationRecord, evaluate, load_model
+from themis import EvaluationRecord, GenerationRecord, evaluate, load_model
 from themis.backends import (
     FsspecStorageBackend,
     LocalExecutionBackend,
@@ -253,6 +253,27 @@ def test_a_dear_metric_scores_each_answer_once(ask):
 
     assert sorted(map(int, Dear.calls)) == list(range(15))
     assert result.metrics == {"dear": 1.0}
+
+
+def test_a_dear_score_of_a_lost_answer_is_made_anew():
+    """Where a stored answer was lost and the new one differs, a dear metric scores the new one."""
+
+    class Length(Metric):
+        name, dear = "length", True
+
+        def score(self, sample, generation):
+            return Score(float(len(generation.response)))
+
+    storage, says = ThreadSafeStorage(), "first"
+    model = load_model(lambda prompt: says, name="m")
+    first = evaluate(rows(1), model, metrics=Length(), storage_backend=storage)
+    records, says = storage.runs[first.run_id], "another"
+    for key in [key for key in records if key[0] is GenerationRecord]:
+        del records[key]
+
+    result = evaluate(rows(1), model, metrics=Length(), storage_backend=storage)
+
+    assert result.metrics == {"length": 7.0}
 
 
 # -- what must not resume

@@ -162,8 +162,10 @@ class Run:
             if not answered and self.stored.given_up(item.request.id, self.max_calls):
                 self.n_given_up += 1
                 continue
-            wanted = [place for place, metric in enumerate(each) if answered or is_late(metric)]
-            late = [place for place in wanted if ids[place] not in self.stored.scored]
+            if answered:
+                late = [place for place, name in enumerate(ids) if name not in self.stored.scored]
+            else:  # a score that is there is of an answer that was lost: the new one may be another
+                late = [place for place, metric in enumerate(each) if is_late(metric)]
             if late:
                 self.unscored[item.request.id] = (item.sample, late)
             if answered:
