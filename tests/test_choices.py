@@ -52,6 +52,7 @@ def answer(response, **fields):
         'The best choice is "B"',
         "B is the correct answer",
         "Option A is wrong, for it is in France. Option D is too far away. So (B) is correct.",
+        "Answer B is right. Answer A is wrong, and answer C is not what was asked.",
         "A: no. C is wrong. Therefore, the answer is: (B)",
         "A. Paris is far\nB. London has the river\nC. Rome is old\n\nThe final answer is $\\boxed{B}$.",
         "\\boxed{\\text{B}}",

@@ -282,6 +282,23 @@ def test_examples_are_part_of_what_a_run_is(data, tmp_path):
     assert len(set(ids)) == 3
 
 
+def test_completion_instead_of_chat(data):
+    """As completion a chat benchmark's examples are one text; a system prompt and likelihoods cannot become one."""
+    data("mmlu/test.jsonl", MMLU)
+    data("mmlu/dev.jsonl", DEV)
+    benchmark = load_benchmark("mmlu", num_fewshot=1, kind="completion")
+
+    _, prompt = one(benchmark)
+
+    assert benchmark.kind == "completion"
+    assert "A. 0\nB. 1\nC. 2\nD. 3\n\nAnswer: A\n\nAnswer the following" in prompt
+    assert benchmark.template_identity() != load_benchmark("mmlu", num_fewshot=1).template_identity()
+    with pytest.raises(DataError, match="row 1: a system prompt is for chat requests; a completion request takes one"):
+        one(benchmark.replace(system="Be brief."))
+    with pytest.raises(UsageError, match="kind='chat': 'mmlu_loglikelihood' makes loglikelihood requests"):
+        load_benchmark("mmlu_loglikelihood", kind="chat")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

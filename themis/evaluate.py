@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from themis.benchmarks.base import Benchmark, Row, Template
     from themis.models.base import Model
     from themis.models.function import ModelFunction
+    from themis.records import Kind
     from themis.result import Result
     from themis.run import Update
     from themis.scoring import MetricLike
@@ -52,6 +53,7 @@ def evaluate(
     metrics: Sequence[MetricLike] | MetricLike | None = None,
     limit: int | None = None,
     num_fewshot: int | None = None,
+    kind: Kind | None = None,
     num_samples: int = 1,
     temperature: float | None = None,
     max_tokens: int | None = None,
@@ -90,6 +92,7 @@ def evaluate(
         metrics: Names, Metrics or functions instead of the benchmark's own, the main one first.
         limit: Only the first so many samples.
         num_fewshot: Examples in front of each question; default the benchmark's own number.
+        kind: "completion" to have prompts completed as text where the benchmark chats.
         num_samples: Answers to each sample (repeats).
         temperature: Of sampling; like the next four sent only when set.
         max_tokens: Length of an answer, in tokens.
@@ -120,7 +123,7 @@ def evaluate(
     check_counts(limit=limit, num_samples=num_samples, max_workers=max_workers, max_calls=max_calls)
     check_counts(0, max_retries=max_retries, max_errors=max_errors)
     check_timeout(timeout)
-    loaded = load_benchmark(benchmark, data=data, prompt=prompt, num_fewshot=num_fewshot)
+    loaded = load_benchmark(benchmark, data=data, prompt=prompt, num_fewshot=num_fewshot, kind=kind)
     wanted = load_metrics(metrics, loaded.metrics)
     check_repeats(wanted, num_samples, f"give num_samples={most_repeats(wanted)} (--num-samples), or a smaller k")
     timing: dict[str, Any] = {"timeout": timeout, "max_retries": max_retries}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from themis.benchmarks.base import Row
+    from themis.records import Kind
 
 __all__ = ["Benchmark", "FewShot", "benchmark_names", "load_benchmark"]
 
@@ -51,6 +52,7 @@ def load_benchmark(
     data: str | os.PathLike[str] | Iterable[Row] | None = None,
     prompt: Template | None = None,
     num_fewshot: int | None = None,
+    kind: Kind | None = None,
 ) -> Benchmark:
     """The benchmark that is meant; its rows are opened only when samples are taken.
 
@@ -61,6 +63,7 @@ def load_benchmark(
         data: Takes the place of its rows: a URL, a path or dicts with the same fields.
         prompt: Takes the place of its template: text with {fields}, or a function sample -> text or messages.
         num_fewshot: How many examples stand in front of each question; default the benchmark's own number.
+        kind: "completion" to have a chat benchmark's prompts completed as text, "chat" for the other way round.
 
     Raises:
         UnknownNameError: No benchmark of that name; it names the nearest one.
@@ -77,7 +80,22 @@ def load_benchmark(
     if prompt is not None:
         fewshot = found.fewshot and replace(found.fewshot, intro=None)  # it belongs to the template that goes
         found = found.replace(template=prompt, fewshot=fewshot)
+    if kind is not None and kind != found.kind:
+        found = _of_kind(found, kind)
     return found if num_fewshot is None else _with_fewshot(found, num_fewshot)
+
+
+def _of_kind(benchmark: Benchmark, kind: Kind) -> Benchmark:
+    kinds = ("chat", "completion")
+    if kind not in kinds or benchmark.kind not in kinds:
+        raise UsageError(
+            f"kind={kind!r}: {benchmark.name!r} makes {benchmark.kind} requests; chat and completion stand for each "
+            "other only"
+        )
+    fewshot = benchmark.fewshot
+    if fewshot and fewshot.form == "turns" and kind == "completion":
+        fewshot = replace(fewshot, form="text", after_prompt="\n\n")
+    return benchmark.replace(kind=kind, fewshot=fewshot)
 
 
 def _with_fewshot(benchmark: Benchmark, count: int) -> Benchmark:

@@ -140,6 +140,9 @@ class Benchmark:
             own = isinstance(error, DataError)
             reason = str(error) if own else f"the prompt function raised {type(error).__name__}: {error}"
             raise DataError(f"{self.name}: {where}: {reason}") from error
+        if self.kind != "chat" and (self.system is not None or not isinstance(prompt, str)):
+            what = "a system prompt" if self.system is not None else "a prompt of messages"
+            raise DataError(f"{self.name}: {where}: {what} is for chat requests; a {self.kind} request takes one text")
         if self.system is None:
             return prompt
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -91,6 +91,7 @@ def several(*options: Callable[[Function], Function]) -> Callable[[Function], Fu
 @several(*JUDGE)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N samples.")
 @click.option("--num-fewshot", type=click.IntRange(0), metavar="N", help="Examples in front of each question.")
+@click.option("--kind", type=click.Choice(["chat", "completion"]), help="Default: what the benchmark says.")
 @click.option("--num-samples", type=click.IntRange(1), default=1, metavar="K", help="Answers to each sample.")
 @click.option("--temperature", type=float, metavar="T")
 @click.option("--max-tokens", type=click.IntRange(1), metavar="N")
@@ -160,8 +161,8 @@ def _benchmarks(text: str, options: dict[str, Any]) -> list[Benchmark]:
         for option, value in (("--data", data), ("--prompt", prompt), ("--run-id", options["run_id"])):
             if value is not None:
                 raise UsageError(f"{option} {value} is for one benchmark, not for the {len(names)} of {text!r}")
-    shots = options.pop("num_fewshot")
-    loaded = [load_benchmark(name, data=data, prompt=prompt, num_fewshot=shots) for name in names]
+    asking = {name: options.pop(name) for name in ("num_fewshot", "kind")}
+    loaded = [load_benchmark(name, data=data, prompt=prompt, **asking) for name in names]
     called = [benchmark.name for benchmark in loaded]
     if len(set(called)) < len(called):
         raise UsageError(

@@ -115,6 +115,7 @@ _STATED = (
     r"|(?:[oO]ption|[cC]hoice|[cC]onclusion)(?: {1,3}(?:is|should be|would be|must be)|(?=[ \t]{0,3}[:=])))"
     r"[ \t]{0,3}[:=]?[ \t\n]{0,4}(?:is |(?:[oO]ption|[cC]hoice|[lL]etter) {1,3}){0,2}"
     r"[(\[\"'\u201c]{0,2}(LETTERS)(?![\w'\u2019+&-])(?! (?:think|believe|would|will|am|do|have|can)\b)"
+    r"(?![)\]]? (?:is|was|seems) (?:not|incorrect|wrong|false)\b)"
 )
 _CONFIRMED = (
     r"(?<![\w'])[(\[]?(LETTERS)[)\].:]{0,2} is (?:the |also the )?(?:most |single )?(?:correct|right|best|true)\b"

@@ -1,4 +1,4 @@
-"""Metrics of how much of a text is there: SQuAD, ROUGE, BLEU and chrF, edit distance. All from 0 to 1, more is better.
+"""Metrics of how much of a text is there: SQuAD, ROUGE, BLEU and chrF, edit distance. 1 is the best.
 
 Of several targets the best one counts.
 """
