@@ -53,6 +53,14 @@ def answer(response, **fields):
         "B is the correct answer",
         "Option A is wrong, for it is in France. Option D is too far away. So (B) is correct.",
         "Answer B is right. Answer A is wrong, and answer C is not what was asked.",
+        "It's not A because that makes no sense, therefore I think it's B",
+        "The answer is for sure B, it can't be A or C",
+        "The answer: B, it makes no sense for it to be A or C",
+        "B. it can't be A or C",
+        "Alina, and the answer is\nB London",
+        "B London\nand nothing else",
+        "B\u3002 it is not A",
+        "I'd go with B",
         "A: no. C is wrong. Therefore, the answer is: (B)",
         "A. Paris is far\nB. London has the river\nC. Rome is old\n\nThe final answer is $\\boxed{B}$.",
         "\\boxed{\\text{B}}",
@@ -83,6 +91,8 @@ def test_chat_finds_the_letter(text):
         "It is Paris or London.",
         "Option A is wrong, and so is option C, which leaves two.",
         "No capital is the answer",
+        "It's A good question",
+        "A capital",
     ],
 )
 def test_chat_does_not_guess(text):

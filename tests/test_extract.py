@@ -32,6 +32,7 @@ def test_last_line(text, line):
         ("The ANSWER:  42.\nmore", "42"),
         ("answer: 1\nAnswer: 2", "2"),
         ("Answer:", None),
+        ("ANSWER:\n\nA line of its own\nmore", "A line of its own"),
         ("no marker", None),
         ("answer: 3.5", "3.5"),
         ("İ answer: 7", "7"),

@@ -56,7 +56,10 @@ USES = {
     },
 }
 
-HEAVY = ["ray", "pyarrow", "s3fs", "aiohttp", "fsspec", "numpy", "huggingface_hub", "rich", "click", "pandas", "polars"]
+HEAVY = [
+    *("ray", "pyarrow", "s3fs", "aiohttp", "fsspec", "numpy", "huggingface_hub", "rich", "click", "pandas", "polars"),
+    *("regex", "rapidfuzz", "sacrebleu"),
+]
 
 
 def modules():

@@ -74,7 +74,7 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
 
 @lru_cache(maxsize=64)
 def _pattern(template: str, names: str) -> re.Pattern[str]:
-    return re.compile(template.replace("LETTERS", f"[{names}]"))
+    return re.compile(template.replace("LETTERS", f"[{names}]").replace("ADVERBS", _ADVERBS))
 
 
 def answer_line(text: str, choices: Sequence[str]) -> str | None:
@@ -111,16 +111,24 @@ def boxed_letter(text: str, choices: Sequence[str]) -> str | None:
 
 _MARKS = re.compile(r"[*_`$]+|\\(?:boxed|fbox|text(?:bf|it|rm)?|mathrm|mathbf)\b|\\[()\[\]]|[{}]")
 _STATED = (
-    r"(?:(?:[aA]nswer|ANSWER)(?: {1,3}(?:is|was|should be|would be|must be|here is))?"
+    r"(?:(?:[aA]nswer|ANSWER)(?: {1,3}(?:is|was|should be|would be|must be|here is))?(?: (?:ADVERBS)){0,2}"
     r"|(?:[oO]ption|[cC]hoice|[cC]onclusion)(?: {1,3}(?:is|should be|would be|must be)|(?=[ \t]{0,3}[:=])))"
     r"[ \t]{0,3}[:=]?[ \t\n]{0,4}(?:is |(?:[oO]ption|[cC]hoice|[lL]etter) {1,3}){0,2}"
     r"[(\[\"'\u201c]{0,2}(LETTERS)(?![\w'\u2019+&-])(?! (?:think|believe|would|will|am|do|have|can)\b)"
     r"(?![)\]]? (?:is|was|seems) (?:not|incorrect|wrong|false)\b)"
 )
+_CHOSEN = (
+    r"(?:[iI]t'?s|[iI]t is|[iI]t must be|[cC]hoose|[pP]ick|[sS]elect|[gG]o with|[gG]oing with)(?: (?:ADVERBS)){0,2} "
+    r"(?:[oO]ption |[cC]hoice |[aA]nswer )?[(\[\"'\u201c]{0,2}(LETTERS)[)\]\"'\u201d]{0,2}"
+    r"(?=[.,;:!]|\s*\Z|\s*\n| because)"
+)
 _CONFIRMED = (
     r"(?<![\w'])[(\[]?(LETTERS)[)\].:]{0,2} is (?:the |also the )?(?:most |single )?(?:correct|right|best|true)\b"
 )
-_LEADING = r"\A[(\[]?(LETTERS)(?:\Z|[)\].:,;](?!\w)|\s*[-\u2013\u2014\n])"
+_ADVERBS = (
+    "definitely|clearly|certainly|obviously|likely|most likely|probably|therefore|thus|indeed|simply|for sure|surely"
+)
+_LEADING = r"\A[(\[]?(LETTERS)(?:\Z|[)\].:,;\u3002\uff0c\uff1a](?!\w)|\s*[-\u2013\u2014\n])"
 _TEXT_AFTER = re.compile(r"[aA]nswer(?: is)?[ \t]{0,3}:?[ \t\n]{1,4}")
 _LONGEST_LINE = 2_000
 """A line that is longer is prose, in which the text of a choice proves nothing."""
@@ -130,8 +138,8 @@ def chat(text: str, choices: Sequence[str]) -> str | None:
     r"""The choice that a chat model's answer ends on: the first of these rules that finds one.
 
     1. The letter in the last \boxed{...}.
-    2. The last statement: "**Answer: (B)**", "the answer is B", "option B", "B is correct".
-    3. The last line, then the first line, that is "B", "(B)", "B." or "B) with more behind it".
+    2. The last statement: "**Answer: (B)**", "the answer is clearly B", "B is correct", "I choose B".
+    3. The last line, then the first line, that is "B", "(B)", "B." or "B) with more behind it", or B and its own text.
     4. The text of a choice after the last "answer is" or "answer:"; as a line of its own, the last one first; or as
        the only choice whose text stands in the last line.
     A small letter counts where it stands alone; a letter that names no choice, and an "A" or "I" within a sentence,
@@ -142,7 +150,7 @@ def chat(text: str, choices: Sequence[str]) -> str | None:
     return (
         boxed_letter(text, choices)
         or _stated(plain, names)
-        or next(filter(None, (_leading(line, names) for line in reversed(lines))), None)
+        or next(filter(None, (_leading(line, names) or _with_text(line, choices) for line in reversed(lines))), None)
         or _by_text(plain, lines, choices)
     )
 
@@ -160,13 +168,23 @@ def _edges(text: str) -> list[str]:
 
 
 def _stated(text: str, names: str) -> str | None:
-    found = [match for template in (_STATED, _CONFIRMED) for match in _pattern(template, names).finditer(text)]
+    found = [match for template in (_STATED, _CONFIRMED, _CHOSEN) for match in _pattern(template, names).finditer(text)]
     return max(found, key=lambda match: match.start(1)).group(1) if found else None
 
 
 def _leading(line: str, names: str) -> str | None:
     match = _pattern(_LEADING, names).match(line.strip())
     return match.group(1) if match else only_letter(line, names)
+
+
+def _with_text(line: str, choices: Sequence[str]) -> str | None:
+    """The letter that a line begins with, where that choice's own text follows."""
+    named, _, rest = line.partition(" ")
+    index = LETTERS.find(named) if len(named) == 1 else -1
+    if not 0 <= index < len(choices) or len(line) > _LONGEST_LINE:
+        return None
+    text = normal_text(choices[index])
+    return named if text and normal_text(rest).startswith(text) else None
 
 
 def _by_text(text: str, lines: Sequence[str], choices: Sequence[str]) -> str | None:

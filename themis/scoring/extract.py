@@ -34,14 +34,14 @@ def last_line(text: str) -> str | None:
 
 
 def after_marker(text: str, marker: str) -> str | None:
-    """What stands behind the last occurrence of a marker, up to the end of its line; case does not matter.
+    """What stands behind the last occurrence of a marker, up to the end of the line; case does not matter.
 
-    A colon and white space right behind the marker, and a full stop at the end, are left out.
+    A colon, white space and line ends right behind the marker, and a full stop at the end, are left out.
     """
     start = _rfind(text, marker)
     if start < 0:
         return None
-    line = text[start + len(marker) :].lstrip(": \t").partition("\n")[0]
+    line = text[start + len(marker) :].lstrip(": \t\r\n").partition("\n")[0]
     return whole(line.rstrip().removesuffix("."))
 
 
