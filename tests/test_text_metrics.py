@@ -164,7 +164,7 @@ def test_the_best_target_counts():
     """Of several targets the best one scores."""
     for name in ("token_f1", "rougeL", "edit_similarity", "word_accuracy", "chrf", "bleu"):
         response = "the cat sat on the mat"
-        assert scored(name, response, ["a dog ran far away", response]).score == pytest.approx(1.0)
+        assert scored(name, response, ["a dog ran far away", response]).score == 1.0
 
 
 @pytest.mark.parametrize(

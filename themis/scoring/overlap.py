@@ -10,7 +10,7 @@ import string
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from themis.scoring.base import Metric, PooledMetric, Score
 from themis.scoring.extract import whole
@@ -145,12 +145,17 @@ class CorpusOverlap(PooledMetric):
         references = [[target] for target in needed_targets(sample)]
         corpus, sentence = _sacrebleu(self.measure)
         (counts,) = corpus._extract_corpus_statistics([text], references)  # noqa: SLF001
-        score = sentence._compute_score_from_stats(list(counts)).score / 100  # noqa: SLF001
+        score = _share(sentence._compute_score_from_stats(list(counts)))  # noqa: SLF001
         return Score(score, whole(text), value=[int(count) for count in counts])
 
     def pooled(self, sums: Sequence[float]) -> float:
         corpus, _ = _sacrebleu(self.measure)
-        return cast("float", corpus._compute_score_from_stats(list(sums)).score) / 100  # noqa: SLF001
+        return _share(corpus._compute_score_from_stats(list(sums)))  # noqa: SLF001
+
+
+def _share(found: Any) -> float:
+    """A score of sacrebleu as a share of 1, which its logarithms overstep in the last digit."""
+    return min(float(found.score) / 100, 1.0)
 
 
 @lru_cache(maxsize=4)
