@@ -58,6 +58,7 @@ USES = {
 }
 
 HEAVY = ["ray", "pyarrow", "s3fs", "aiohttp", "fsspec", "numpy", "huggingface_hub", "rich", "click", "pandas", "polars"]
+HEAVY += ["scipy", "statsmodels"]
 
 
 def modules():
