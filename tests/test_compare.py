@@ -116,6 +116,13 @@ def test_every_way_to_name_a_run(two, tmp_path, monkeypatch):
     assert compare(low.report, "high", storage_backend=low.storage).to_json() == expected
 
 
+def test_two_runs_of_one_id_are_told_apart(two, tmp_path):
+    """Runs of one id in two places are numbered in the labels."""
+    make(tmp_path, "low", 0.6, 3)
+
+    assert [each.label for each in compare(two / "low", tmp_path / "low").runs] == ["low (1)", "low (2)"]
+
+
 def test_repeats_are_averaged(tmp_path):
     """With repeats the samples are what is paired, and the test is the permutation test on their means."""
     make(tmp_path, "a", num_samples=1)
@@ -220,8 +227,8 @@ def test_what_has_no_pair_is_counted(tmp_path):
     assert "10 only in b, 6 without a score in a: difference within [-0.2000, -0.0800]" in notes
 
 
-def test_nothing_scored_is_no_number(tmp_path):
-    """Without a pair of scores there is no difference and no p-value, and never NaN."""
+def test_nothing_scored_is_no_number(tmp_path, capsys):
+    """Without a pair of scores there is no difference and no p-value, never NaN, and no gate is passed."""
     make(tmp_path, "a")
     make(tmp_path, "b", model=failing(RequestError, 99), limit=5)
     (found,) = compare("a", "b", storage=tmp_path).differences
@@ -235,6 +242,8 @@ def test_nothing_scored_is_no_number(tmp_path):
     )
     assert (found.bound_low, found.n_unscored_run) == (pytest.approx(found.bound_high - 1), 5)
     json.dumps(compare("a", "b", storage=tmp_path).to_json(), allow_nan=False)
+    gate = ("compare", "a", "b", "--storage", tmp_path, "--max-regression", "exact_match=0.9")
+    assert "no sample has a score in both b and a" in shown(capsys, *gate, code=4).err
 
 
 def test_three_runs_and_two_metrics_are_corrected_together(tmp_path):
@@ -262,7 +271,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("aspect", ["prompt", "params", "data"])
-def test_runs_that_differ_in_more_than_the_model_are_refused(aspect, tmp_path):
+def test_runs_that_differ_in_more_than_the_model_are_refused(aspect, tmp_path, capsys):
     """The refusal names what differs and how it is allowed; allowed, the result says it."""
     make(tmp_path, "a")
     make(tmp_path, "b", **CHANGES[aspect])
@@ -279,6 +288,8 @@ def test_runs_that_differ_in_more_than_the_model_are_refused(aspect, tmp_path):
         (setup,) = compare("a", "b", storage=tmp_path, allow_different=allowed).setup
         assert (setup.aspect, setup.run) == (aspect, "b")
         assert expected in setup.text
+    flag = ("compare", "a", "b", "--storage", tmp_path, "--allow-different")
+    assert expected in shown(capsys, *flag).out == shown(capsys, *flag, aspect).out
     with pytest.raises(UsageError, match=f"{aspect}: "):
         compare("a", "b", storage=tmp_path, allow_different=["version", "scorer"])
 
