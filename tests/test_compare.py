@@ -7,17 +7,22 @@ import io
 import json
 import os
 import random
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
+from test_seed_page import ThreadSafeStorage
 
 from themis import Metric, Score, compare, evaluate, stats
 from themis.backends import FsspecStorageBackend
 from themis.cli import run
 from themis.errors import ModelOutcomeError, RequestError, RunNotFoundError, UsageError
+from themis.ids import text_hash
 from themis.models import ReplayModel
+from themis.records import EvaluationRecord, GenerationRecord, Sample
 from themis.scoring import _METRICS as METRICS
 from themis.scoring import PooledMetric
 
@@ -109,6 +114,13 @@ def test_every_way_to_name_a_run(two, tmp_path, monkeypatch):
     assert compare(two / "low", f"{tmp_path}/elsewhere/high/").to_json() == expected
     assert compare(low, high).to_json() == expected
     assert compare(low.report, "high", storage_backend=low.storage).to_json() == expected
+
+
+def test_two_runs_of_one_id_are_told_apart(two, tmp_path):
+    """Runs of one id in two places are numbered in the labels."""
+    make(tmp_path, "low", 0.6, 3)
+
+    assert [each.label for each in compare(two / "low", tmp_path / "low").runs] == ["low (1)", "low (2)"]
 
 
 def test_repeats_are_averaged(tmp_path):
@@ -215,8 +227,8 @@ def test_what_has_no_pair_is_counted(tmp_path):
     assert "10 only in b, 6 without a score in a: difference within [-0.2000, -0.0800]" in notes
 
 
-def test_nothing_scored_is_no_number(tmp_path):
-    """Without a pair of scores there is no difference and no p-value, and never NaN."""
+def test_nothing_scored_is_no_number(tmp_path, capsys):
+    """Without a pair of scores there is no difference and no p-value, never NaN, and no gate is passed."""
     make(tmp_path, "a")
     make(tmp_path, "b", model=failing(RequestError, 99), limit=5)
     (found,) = compare("a", "b", storage=tmp_path).differences
@@ -230,6 +242,8 @@ def test_nothing_scored_is_no_number(tmp_path):
     )
     assert (found.bound_low, found.n_unscored_run) == (pytest.approx(found.bound_high - 1), 5)
     json.dumps(compare("a", "b", storage=tmp_path).to_json(), allow_nan=False)
+    gate = ("compare", "a", "b", "--storage", tmp_path, "--max-regression", "exact_match=0.9")
+    assert "no sample has a score in both b and a" in shown(capsys, *gate, code=4).err
 
 
 def test_three_runs_and_two_metrics_are_corrected_together(tmp_path):
@@ -257,7 +271,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("aspect", ["prompt", "params", "data"])
-def test_runs_that_differ_in_more_than_the_model_are_refused(aspect, tmp_path):
+def test_runs_that_differ_in_more_than_the_model_are_refused(aspect, tmp_path, capsys):
     """The refusal names what differs and how it is allowed; allowed, the result says it."""
     make(tmp_path, "a")
     make(tmp_path, "b", **CHANGES[aspect])
@@ -274,6 +288,8 @@ def test_runs_that_differ_in_more_than_the_model_are_refused(aspect, tmp_path):
         (setup,) = compare("a", "b", storage=tmp_path, allow_different=allowed).setup
         assert (setup.aspect, setup.run) == (aspect, "b")
         assert expected in setup.text
+    flag = ("compare", "a", "b", "--storage", tmp_path, "--allow-different")
+    assert expected in shown(capsys, *flag).out == shown(capsys, *flag, aspect).out
     with pytest.raises(UsageError, match=f"{aspect}: "):
         compare("a", "b", storage=tmp_path, allow_different=["version", "scorer"])
 
@@ -286,6 +302,21 @@ def test_two_prompts_show_both_in_the_flips(tmp_path):
 
     assert len(found.flips) == 1 < found.n_flips
     assert found.flips[0].run_prompt == f"Really: {found.flips[0].prompt}"
+
+
+def test_a_storage_that_keeps_no_samples(tmp_path):
+    """Where samples are not kept, targets and prompts are what the data is known by."""
+    storage = ThreadSafeStorage()
+    for run_id, rows in (("a", ROWS), ("b", ROWS), ("c", CHANGES["data"]["rows"])):
+        evaluate(rows, answers_with(0.5), storage_backend=storage, run_id=run_id)
+    others = [{**row, "question": f"Now {row['question']}"} for row in ROWS]
+    evaluate(others, answers_with(0.5), storage_backend=storage, run_id="d")
+
+    assert compare("a", "b", storage_backend=storage).differences[0].n_paired == 60
+    with pytest.raises(UsageError, match="data: 3 of 60 shared samples"):
+        compare("a", "c", storage_backend=storage)
+    with pytest.raises(UsageError, match="prompt: 60 of 60 shared prompts differ"):
+        compare("a", "d", storage_backend=storage)
 
 
 class Judged(Share):
@@ -448,6 +479,15 @@ def test_fail_under(two, tmp_path, capsys):
     assert "high" not in shown(capsys, *compared, "exact_match=0.91", code=4).err.split("mean")[1]
 
 
+def test_fail_under_of_a_run_that_is_scored_again(tmp_path, capsys):
+    """`score` has the same gate as `eval`."""
+    make(tmp_path, "a", 0.5)
+    scored = ("score", tmp_path / "a", "--metric", "contains", "--fail-under")
+
+    shown(capsys, *scored, "contains=0.5")
+    assert "contains of custom by answer: mean 0.5" in shown(capsys, *scored, "contains=0.9", code=4).err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -481,3 +521,25 @@ def test_a_partial_run_has_exit_code_3(tmp_path, capsys):
     make(tmp_path, "b", model=failing(RequestError, 3))
 
     assert "3 without a score in b" in shown(capsys, "compare", "a", "b", "--storage", tmp_path, code=3).out
+
+
+@pytest.mark.soak
+def test_a_hundred_thousand_samples(tmp_path):
+    """Two runs of 100,000 samples are compared in less than 5 s of CPU, their largest flips read."""
+    r, n = random.Random(0), 100_000
+    with FsspecStorageBackend(tmp_path) as storage:
+        for run_id in "ab":
+            storage.save_run_metadata(run_id, {"config": {"benchmark": "b", "prompt": "p", "params": {}}})
+            for number in range(n):
+                name, answered = f"s{number}", text_hash(f"{run_id}{number}")
+                prompt, response = "a question " * 20 + name, "an answer " * 40
+                evaluation = EvaluationRecord(text_hash(name + run_id), answered, "m", name)
+                storage.save_samples(run_id, [Sample(name, prompt, str(number))])
+                storage.save_generation_record(run_id, GenerationRecord(answered, prompt, response, name))
+                storage.save_evaluation_record(run_id, replace(evaluation, scorer="m@1", score=float(r.random() < 0.5)))
+    compare("a", "b", storage=tmp_path, flips=1)  # imports
+    began = time.process_time()
+    (found,) = compare("a", "b", storage=tmp_path).differences
+
+    assert time.process_time() - began < 5
+    assert (found.n_paired, len(found.flips), found.flips[0].prompt[:10]) == (n, 5, "a question")

@@ -24,6 +24,7 @@ NOTEST = re.compile(r"notest: \S.{9,}")
 """What follows `python` where a block does not run: the reason, for the reader of the page's source."""
 
 MODULES = ["themis", "themis.backends", "themis.testing", "themis.models", "themis.scoring", "themis.benchmarks"]
+MODULES += ["themis.compare", "themis.stats"]
 
 
 @dataclass(frozen=True)
@@ -190,17 +191,20 @@ def test_a_wrong_command_is_found(command):
 
 def runs_here(context):
     """Whether a command needs neither a key, nor a server, nor a cluster, nor a bucket."""
-    if context is None or context.info_name != "eval":
+    if context is None or context.info_name not in {"eval", "compare"}:
         return False
     given = context.params
+    if context.info_name == "compare":
+        return not any("://" in run for run in given["runs"])
     return given["benchmark"] == "arithmetic" and given["model"] == "demo" and "BUCKET" not in str(given["storage"])
 
 
-def test_commands_on_the_embedded_benchmark_print_what_the_readme_shows(tmp_path):
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "statistics.md"], ids=lambda page: page.name)
+def test_commands_on_the_embedded_benchmark_print_what_the_page_shows(page, tmp_path):
     """Commands on `arithmetic` and `demo` run with exit code 0; the block of text after them is what they print."""
     output = ""
     compared = 0
-    for block in blocks(ROOT / "README.md"):
+    for block in blocks(page):
         if block.language == "text" and output:
             printed = [line.rstrip() for line in output.splitlines()]
             assert [line for line in block.text.splitlines() if line.rstrip() not in printed] == []

@@ -21,7 +21,8 @@ LAYERS = [
     {"columns"},
     {"arrow"},
     {"winners"},
-    {"scoring", "stats"},
+    {"stats"},
+    {"scoring"},
     {"backends", "models", "benchmarks"},
     {"estimates"},
     {"report"},
@@ -58,7 +59,7 @@ USES = {
 
 HEAVY = [
     *("ray", "pyarrow", "s3fs", "aiohttp", "fsspec", "numpy", "huggingface_hub", "rich", "click", "pandas", "polars"),
-    *("regex", "rapidfuzz", "sacrebleu"),
+    *("regex", "rapidfuzz", "sacrebleu", "scipy", "statsmodels"),
 ]
 
 

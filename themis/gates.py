@@ -10,7 +10,7 @@ from themis.registry import unknown
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from themis.compare import Comparison
+    from themis.compare import Comparison, MetricDifference
     from themis.records import Report
 
 FIELDS = {
@@ -99,10 +99,16 @@ def _failure(threshold: Threshold, report: Report) -> str:
 def regressions(comparison: Comparison, limits: Mapping[str, float], *, strict: bool = False) -> list[str]:
     """Every regression beyond its limit, in words; see Comparison.regressions."""
     return [
-        f"--max-regression {each.metric}={limits[each.metric]:g}: {each.run} is {-(each.difference or 0):.4f} below "
-        f"{each.baseline} (p = {each.p_adjusted:.2g}, {each.n_paired} samples)"
+        f"--max-regression {each.metric}={limits[each.metric]:g}: {_worse(each)}"
         for each in comparison.regressions(limits, strict=strict)
     ]
+
+
+def _worse(each: MetricDifference) -> str:
+    if each.difference is None:
+        return f"no sample has a score in both {each.run} and {each.baseline}"
+    how_sure = f"p = {each.p_adjusted:.2g}, {each.n_paired} samples"
+    return f"{each.run} is {-each.difference:.4f} below {each.baseline} ({how_sure})"
 
 
 def cautions(comparison: Comparison, limits: Mapping[str, float]) -> list[str]:

@@ -10,13 +10,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from themis.errors import UsageError
-from themis.gates import parse_threshold
+from themis.gates import failures, parse_threshold
 from themis.registry import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from themis.backends import FsspecStorageBackend
+    from themis.gates import Threshold
+    from themis.records import Report
 
 OK, ERROR, USAGE, PARTIAL, GATE = 0, 1, 2, 3, 4
 
@@ -70,6 +72,14 @@ FAIL_UNDER = click.option(
     callback=parsed(parse_threshold),
     help="Exit code 4 when the mean is lower; METRIC.ci_low=VALUE for the lower end of the interval; repeatable.",
 )
+
+
+def exit_code(reports: Sequence[Report], thresholds: Sequence[Threshold]) -> int:
+    """What a command that made reports ends with; says on stderr which thresholds they are below."""
+    failed = failures(thresholds, reports)
+    for line in failed:
+        click.echo(f"themis: {line}", err=True)
+    return GATE if failed else OK if all(report.status == "complete" for report in reports) else PARTIAL
 
 
 def console(*, err: bool = False) -> Console:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.markup import escape
 
-from themis.cli._shared import FAIL_UNDER, GATE, OK, PARTIAL, STORAGE, console, open_storage
+from themis.cli._shared import FAIL_UNDER, STORAGE, console, exit_code, open_storage
 from themis.errors import UsageError
-from themis.gates import check_metrics, failures
+from themis.gates import check_metrics
 from themis.registry import unknown
 
 if TYPE_CHECKING:
@@ -134,10 +134,7 @@ def evaluate_command(benchmark: str, model: str, base_url: str | None, *, groups
     _print_results(results, groups=groups)
     if json_file is not None:
         write_json(Path(json_file), [result.report for result in results])
-    failed = failures(thresholds, [result.report for result in results])
-    for line in failed:
-        click.echo(f"themis: {line}", err=True)
-    return GATE if failed else OK if all(result.report.status == "complete" for result in results) else PARTIAL
+    return exit_code([result.report for result in results], thresholds)
 
 
 def _metric_names(benchmarks: Sequence[Benchmark], wanted: Sequence[str]) -> set[str]:

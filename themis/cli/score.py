@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
 
-from themis.cli._shared import OK, PARTIAL, STORAGE, console
+from themis.cli._shared import FAIL_UNDER, STORAGE, console, exit_code
 from themis.cli.eval import GROUPS, JUDGE, WHERE, check_writable, open_backend, several, write_json
 from themis.cli.runs import locate
+
+if TYPE_CHECKING:
+    from themis.gates import Threshold
 
 
 @click.command("score")
@@ -19,8 +22,11 @@ from themis.cli.runs import locate
 @click.option("--benchmark", metavar="B", help="Whose metrics names mean; default the run's own.")
 @several(*WHERE, STORAGE, *JUDGE, GROUPS)
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=600.0, metavar="S", help="Of one answer.")
+@FAIL_UNDER
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write the report there.")
-def score_command(run: str, storage: str | None, *, groups: bool, json_file: str | None, **options: Any) -> int:
+def score_command(
+    run: str, storage: str | None, *, groups: bool, json_file: str | None, thresholds: list[Threshold], **options: Any
+) -> int:
     """Score the stored answers of RUN by other metrics: no model is asked, and no benchmark's data is opened.
 
     RUN is an id in the storage, or the URL of the run's own folder. Only scores that are missing are computed.
@@ -40,4 +46,4 @@ def score_command(run: str, storage: str | None, *, groups: bool, json_file: str
     terminal.print(escape(result.summary()), soft_wrap=True)
     if json_file is not None:
         write_json(Path(json_file), [result.report])
-    return OK if result.report.status == "complete" else PARTIAL
+    return exit_code([result.report], thresholds)

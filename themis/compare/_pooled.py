@@ -40,7 +40,7 @@ def pooled_difference(
 ) -> tuple[float, float, stats.PairedDifference]:
     """Both numbers and their difference, its standard error by the jackknife over samples, or over clusters.
 
-    Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 11.5: both sides lose the same sample.
+    Efron & Tibshirani 1993, "An Introduction to the Bootstrap", equation 11.5: both sides lose the same sample.
     """
     befores, afters = _by_cluster(first, clusters), _by_cluster(second, clusters)
     before, after = _added(befores), _added(afters)
@@ -58,7 +58,7 @@ def pooled_test(
     """Two-sided p-value that it does not matter which run gave which answer, over DRAWS random exchanges.
 
     Approximate randomization: Riezler & Maxwell 2005, "On Some Pitfalls in Automatic Evaluation and Significance
-    Testing for MT", section 4; the observed one counted in.
+    Testing for MT"; the observed one counted in.
     """
     befores, afters = _by_cluster(first, clusters), _by_cluster(second, clusters)
     before, after = _added(befores), _added(afters)

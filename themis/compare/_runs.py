@@ -64,7 +64,8 @@ class StoredRun:
         """The model's name, as far as the run tells it."""
         if self.report is not None:
             return self.report.model
-        return str(self.config.get("model", {}).get("name", ""))
+        model = self.config.get("model")
+        return str(model.get("name", "")) if isinstance(model, dict) else ""
 
     @property
     def asked(self) -> set[str]:

@@ -83,11 +83,19 @@ def _version(run: StoredRun) -> Any:
 
 
 def _data(baseline: StoredRun, run: StoredRun) -> str | None:
-    shared = baseline.samples.keys() & run.samples.keys()
-    changed = sorted(name for name in shared if baseline.samples[name] != run.samples[name])
+    before, after = (each.samples for each in (baseline, run))
+    if not (before and after):  # a storage that keeps no samples; the prompts are compared as they were asked
+        before, after = (_targets(each) for each in (baseline, run))
+    shared = before.keys() & after.keys()
+    changed = sorted(name for name in shared if before[name] != after[name])
     if not changed:
         return None
     return f"{len(changed)} of {len(shared)} shared samples ask or expect something else, the first is {changed[0]!r}"
+
+
+def _targets(run: StoredRun) -> dict[str, int]:
+    table = run.storage.scan(run.run_id, "evaluations", ["sample_id", "target"])
+    return dict(zip(table["sample_id"].to_pylist(), map(hash, table["target"].to_pylist()), strict=True))
 
 
 def _params(before: dict[str, Any], after: dict[str, Any]) -> str | None:
@@ -105,7 +113,8 @@ def _setting(params: dict[str, Any], name: str) -> str:
 
 def _prompt(baseline: StoredRun, run: StoredRun) -> str | None:
     templates = [each.config.get("prompt") for each in (baseline, run)]
-    if any(template is None or is_unknown(template) for template in templates):
+    kept = baseline.samples and run.samples  # else the same template may have asked other questions
+    if not kept or any(template is None or is_unknown(template) for template in templates):
         return _asked_prompts(baseline, run)
     if templates[0] == templates[1]:
         return None

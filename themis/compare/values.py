@@ -120,6 +120,12 @@ class MetricDifference:
         """Whether the corrected p-value is below one minus the level."""
         return self.p_adjusted is not None and self.p_adjusted < 1 - self.ci_level
 
+    def falls_by_more_than(self, limit: float, *, strict: bool = False) -> bool:
+        """Whether the run is that much worse, and significantly or `strict`; True where the difference is not known."""
+        if self.difference is None:
+            return True
+        return -self.difference > limit and (strict or self.significant)
+
 
 _HEADINGS = (
     *("metric", "run", "baseline", "mean", "difference", "95% interval", "p", "p adjusted", "won/lost/tied"),
@@ -147,6 +153,8 @@ class Comparison:
     def regressions(self, limits: Mapping[str, float], *, strict: bool = False) -> list[MetricDifference]:
         """The differences in which a run is worse than its baseline by more than its metric's limit, and significantly.
 
+        One that could not be computed, because no sample has both scores, is among them.
+
         Args:
             limits: Metric -> how much lower the run's mean may be, in the metric's own unit: 0.02 is two points of
                 accuracy.
@@ -167,10 +175,7 @@ class Comparison:
         return [
             each
             for each in self.differences
-            if each.metric in limits
-            and each.difference is not None
-            and -each.difference > limits[each.metric]
-            and (strict or each.significant)
+            if each.metric in limits and each.falls_by_more_than(limits[each.metric], strict=strict)
         ]
 
     def _within_one(self, metric: str) -> bool:

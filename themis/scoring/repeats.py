@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import comb, fsum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from themis import stats
 from themis.errors import UsageError
 from themis.ids import content_hash
 from themis.records import EvaluationRecord
@@ -49,7 +50,7 @@ class PassAtK(_AtK):
 
     def reduce(self, evaluations: Sequence[EvaluationRecord]) -> Score:
         n, right = len(evaluations), _right(self.name, evaluations)
-        return _score(1 - comb(n - right, self.k) / comb(n, self.k), evaluations, f"{right} of {n} right")
+        return _score(stats.pass_at_k(n, right, self.k), evaluations, f"{right} of {n} right")
 
 
 class PassHatK(_AtK):
@@ -62,7 +63,7 @@ class PassHatK(_AtK):
 
     def reduce(self, evaluations: Sequence[EvaluationRecord]) -> Score:
         n, right = len(evaluations), _right(self.name, evaluations)
-        return _score(comb(right, self.k) / comb(n, self.k), evaluations, f"{right} of {n} right")
+        return _score(stats.pass_hat_k(n, right, self.k), evaluations, f"{right} of {n} right")
 
 
 class MeanAtK(_AtK):
@@ -84,7 +85,7 @@ class BestAtK(_AtK):
 
     def reduce(self, evaluations: Sequence[EvaluationRecord]) -> Score:
         scores, n = sorted(_scores(evaluations)), len(evaluations)
-        expected = fsum(score * (comb(i, self.k - 1) / comb(n, self.k)) for i, score in enumerate(scores))
+        expected = stats.best_of_k(scores, self.k)
         best = max(evaluations, key=lambda evaluation: evaluation.score or 0.0)
         return Score(expected, best.answer, explanation=f"the best of {n} has {scores[-1]:g}")
 

@@ -59,7 +59,7 @@ def macro_average(means: Sequence[float], stderrs: Sequence[float | None]) -> tu
     """The mean of group means, each group counting the same, with its standard error; None of no groups.
 
     sqrt(sum of squared standard errors) / G, as for strata that are given and not drawn: Cochran 1977, "Sampling
-    Techniques", equation 5.7 with equal weights. None beside the mean where a group has no standard error.
+    Techniques", section 5.3, with equal weights. None beside the mean where a group has no standard error.
     """
     center = mean(means)
     if center is None:

@@ -26,12 +26,12 @@ def pass_at_k(n: Any, c: Any, k: int) -> Any:
     """Probability that at least one of k answers is right, from c right ones among n: 1 - C(n - c, k) / C(n, k).
 
     Chen et al. 2021, "Evaluating Large Language Models Trained on Code", arXiv:2107.03374, section 2.1; from whole
-    numbers, so without their rounding. Of sequences it is the array over their pairs.
+    numbers, so rounded once. Of sequences it is the array over their pairs.
 
     Raises:
         UsageError: k is not among 1 to n, or c not among 0 to n.
     """
-    return _of_pairs(lambda n, c: 1 - math.comb(n - c, k) / math.comb(n, k), n, c, k)
+    return _of_pairs(lambda n, c: (math.comb(n, k) - math.comb(n - c, k)) / math.comb(n, k), n, c, k)
 
 
 @overload
@@ -41,7 +41,7 @@ def pass_hat_k(n: Sequence[int] | Array, c: Sequence[int] | Array, k: int) -> Ar
 def pass_hat_k(n: Any, c: Any, k: int) -> Any:
     """Probability that all of k answers are right, from c right ones among n: C(c, k) / C(n, k).
 
-    Yao et al. 2024, "tau-bench", arXiv:2406.12045, section 3. Of sequences it is the array over their pairs.
+    Yao et al. 2024, "tau-bench", arXiv:2406.12045. Of sequences it is the array over their pairs.
 
     Raises:
         UsageError: k is not among 1 to n, or c not among 0 to n.
