@@ -27,7 +27,7 @@ LAYERS = [
     {"report"},
     {
         *("work", "maps", "scorers", "plan", "stored", "health", "recorder", "provenance", "result"),
-        *("judging", "over_repeats", "covered", "rescoring", "run"),
+        *("blocks", "judging", "over_repeats", "covered", "rescoring", "run"),
     },
     {"evaluate"},
     {"score"},
