@@ -29,7 +29,7 @@ LAYERS = [
     {"formats"},
     {
         *("work", "maps", "scorers", "plan", "stored", "health", "recorder", "provenance", "result"),
-        *("judging", "over_repeats", "covered", "rescoring", "run"),
+        *("blocks", "judging", "over_repeats", "covered", "rescoring", "run"),
     },
     {"evaluate"},
     {"score"},

@@ -15,6 +15,7 @@ from themis.errors import UsageError
 from themis.formats import report_table, to_html, to_json, to_markdown
 from themis.records import MetricResult, Report
 from themis.report import EVALUATION_COLUMNS, GENERATION_COLUMNS, aggregate, group_results
+from themis.scoring import PooledMetric, Score
 
 
 def columns(rows, names):
@@ -203,6 +204,83 @@ def test_groups():
 
     assert [(r.group, r.mean, r.n_attempted) for r in found.values()] == [("x", 0.5, 2), ("y", None, 1)]
     assert found["y"].errors == {"missing": 1}
+
+
+def test_groups_in_a_report():
+    """A report breaks every metric down by group, with the mean of the groups' means and its standard error."""
+    right = {"a": 1.0, "b": 0.0, "c": 1.0, "d": 1.0, "e": 0.0, "f": 1.0}
+    groups = {"a": "x", "b": "x", "c": "y", "d": "y", "e": "y", "f": "y"}
+    rows, answers = [scored(name, score) for name, score in right.items()], [answered(name) for name in right]
+    report = report_of(rows, answers, [(name, 0) for name in right], groups=groups)
+    result, x, y = report.metrics["exact_match"], *report.groups["exact_match"].values()
+
+    assert (result.mean, result.n_groups, result.macro_mean) == (4 / 6, 2, (0.5 + 0.75) / 2)
+    assert (x.group, x.mean, x.n_scored, y.mean, y.n_scored) == ("x", 0.5, 2, 0.75, 4)
+    assert result.macro_stderr == pytest.approx((x.stderr**2 + y.stderr**2) ** 0.5 / 2, rel=1e-14)
+    assert result.stderr_method == "independent samples"
+    terminal = Console(file=io.StringIO(), width=200)
+    terminal.print(report_table(report, groups=True))
+    assert "exact_match (mean of 2 groups)  0.6250 ± " in terminal.file.getvalue()
+    assert "exact_match (y)" in terminal.file.getvalue()
+    assert to_json(report) == json.loads(json.dumps(to_json(report)))
+
+
+def test_groups_that_are_clusters():
+    """Where groups are clusters, the standard error is over them, Student's interval too, and there is no breakdown."""
+    scores = {"a": 1.0, "b": 1.0, "c": 0.0, "d": 0.0, "e": 1.0}
+    groups = {"a": "p", "b": "p", "c": "q", "d": "q"}
+    rows, answers = [scored(name, score) for name, score in scores.items()], [answered(name) for name in scores]
+    report = report_of(rows, answers, [(name, 0) for name in scores], groups=groups, clustered=True)
+    result = report.metrics["exact_match"]
+
+    deviations = [2 * 0.4, 2 * -0.6, 0.4]
+    expected = (3 / 2 * sum(value**2 for value in deviations)) ** 0.5 / 5
+    assert (result.stderr_method, report.groups, result.n_groups) == ("clustered by group", {}, 0)
+    assert result.stderr == pytest.approx(expected, rel=1e-14)
+    assert (result.ci_low, result.ci_high) == (0.0, 1.0)
+
+
+class Ratio(PooledMetric):
+    """The quotient of two sums."""
+
+    name = "ratio"
+
+    def score(self, sample, generation):
+        return Score(0.0)
+
+    def pooled(self, sums):
+        return sums[0] / sums[1]
+
+
+def pooled_report(values, **options):
+    """The report of a pooled metric over these values by sample, None for a lost one."""
+    rows = [scored(name, 0.5, value=value, metric="ratio") for name, value in values.items() if value]
+    pairs = [(name, 0) for name in values]
+    return report_of(rows, [answered(name) for name in values], pairs, metrics=[Ratio()], **options)
+
+
+def test_a_pooled_number():
+    """The number is that of the sums; its error is the jackknife's, as computed by leaving out one sample by hand."""
+    values = {"a": [1, 2], "b": [3, 5], "c": [0, 4], "d": [2, 2]}
+    result = pooled_report(values).metrics["ratio"]
+    others = [[value for name, value in values.items() if name != out] for out in values]
+    left = [sum(value[0] for value in kept) / sum(value[1] for value in kept) for kept in others]
+    center = sum(left) / 4
+
+    assert (result.mean, result.stderr_method, result.bound_low) == (6 / 13, "jackknife over samples", 6 / 13)
+    assert result.stderr == pytest.approx((3 / 4 * sum((one - center) ** 2 for one in left)) ** 0.5, rel=1e-12)
+    as_json = pooled_report({name: json.dumps(value) for name, value in values.items()}).metrics["ratio"]
+    assert as_json == result
+    lost = pooled_report({**values, "e": None}).metrics["ratio"]
+    assert (lost.mean, lost.n_scored, lost.errors, lost.bound_low) == (6 / 13, 4, {"missing": 1}, None)
+
+
+def test_a_pooled_number_that_cannot_be_told(caplog):
+    """Sums that make no number give None with a warning; the report is not lost."""
+    assert pooled_report({"a": [0, 0], "b": [0, 0]}).metrics["ratio"].mean is None
+    assert "made no number" in caplog.text
+    one = pooled_report({"a": [1, 2]}).metrics["ratio"]
+    assert (one.mean, one.stderr, one.ci_low) == (0.5, None, None)
 
 
 def test_json():

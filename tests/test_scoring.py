@@ -347,7 +347,7 @@ def test_load_metric():
 
     assert own[0] is load_metric("exact_match", own)
     assert ExactMatch() == load_metric("exact_match")
-    assert {"boxed_match", "contains", "exact_match", "number_match"} <= set(metric_names())
+    assert {"boxed_match", "contains", "exact_match", "judge", "number_match", "pairwise"} <= set(metric_names())
     assert Contains() == load_metric(Contains)
     with pytest.raises(UnknownNameError, match=r"'exact_mach'\. Did you mean 'exact_match'"):
         load_metric("exact_mach", own)

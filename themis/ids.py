@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ID_VERSION = 1
 
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+_encode_text = json.encoder.encode_basestring_ascii
 
 
 def canonical_json(value: Any) -> str:
@@ -32,6 +33,8 @@ def canonical_json(value: Any) -> str:
         UsageError: The value is not JSON: NaN, an infinity, a key that is not a string, another type, or so deep
             that JSON readers refuse it.
     """
+    if type(value) is str:
+        return _encode_text(value)
     try:
         return _encode(_plain(value))
     except RecursionError:
@@ -102,6 +105,28 @@ def generation_id(
     )
 
 
+class EvaluationIds:
+    """Ids of the scores of one scorer: the generations scored, the scorer with its configuration, and the target.
+
+    Args:
+        metric: Its name.
+        version: Its version.
+        config: Its configuration, as JSON.
+        judge: What determines the answers of the model that it asks; None where it asks none.
+    """
+
+    def __init__(self, *, metric: str, version: str, config: dict[str, Any], judge: dict[str, Any] | None) -> None:
+        # The canonical JSON of an object with these six keys and "generations", cut where an id differs from the next.
+        self._config = f'{{"config":{canonical_json(config)},"generations":['
+        self._judge = f'],"judge":{canonical_json(judge)},"metric":{canonical_json(metric)},"target":'
+        self._version = f',"v":{ID_VERSION},"version":{canonical_json(version)}}}'
+
+    def id(self, generation_ids: Sequence[str], target: str | Sequence[str] | None) -> str:
+        """Id of the score of these generations against this target."""
+        generations = ",".join(map(canonical_json, generation_ids))
+        return text_hash(f"{self._config}{generations}{self._judge}{canonical_json(target)}{self._version}")
+
+
 def evaluation_id(
     *,
     generation_ids: Sequence[str],
@@ -112,17 +137,7 @@ def evaluation_id(
     judge: dict[str, Any] | None = None,
 ) -> str:
     """Id of one score: the generations scored, the scorer with its version and configuration, and the target."""
-    return content_hash(
-        {
-            "v": ID_VERSION,
-            "generations": list(generation_ids),
-            "metric": metric,
-            "version": version,
-            "config": config,
-            "target": target,
-            "judge": judge,
-        }
-    )
+    return EvaluationIds(metric=metric, version=version, config=config, judge=judge).id(generation_ids, target)
 
 
 def callable_identity(func: Callable[..., Any]) -> str | None:

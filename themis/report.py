@@ -130,7 +130,8 @@ def _counted(
 ) -> dict[str, Counted]:
     """What each metric is counted over, by name: a metric over repeats has one row for each sample, its repeat 0."""
     by_name = {metric if isinstance(metric, str) else metric.name: metric for metric in metrics}
-    samples = sorted({(sample, 0) for sample, _ in pairs})
+    over_repeats = any(isinstance(metric, RepeatsMetric) for metric in metrics)
+    samples = sorted({(sample, 0) for sample, _ in pairs}) if over_repeats else []
     counted = {}
     for name, rows in _scored(evaluations, list(by_name), pairs, samples).items():
         metric = by_name[name]
@@ -177,7 +178,7 @@ def _scored(
     for row in _rows(evaluations, Evaluation, EVALUATION_COLUMNS):
         if row.metric in rows:
             rows[row.metric].append(row)
-    asked = sorted({*pairs, *samples})
+    asked = sorted({*pairs, *samples}) if samples else pairs
     return {name: _by_pair(found, asked, f"evaluations by {name}") for name, found in rows.items()}
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from themis import arrow
 from themis.backends._slots import run_coroutine
+from themis.blocks import score_blocks
 from themis.health import Health
 from themis.judging import Judging
-from themis.maps import closing
 from themis.over_repeats import save_over_repeats
 from themis.plan import with_ids
 from themis.report import EVALUATION_COLUMNS, GENERATION_COLUMNS, aggregate
 from themis.stored import JUDGE
-from themis.work import Scored, ScoreStored, Scoring
+from themis.work import ScoreStored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -52,13 +52,7 @@ class Rescoring:
 
     def score(self, unscored: Unscored) -> str | None:
         """Score all of these answers, which are stored; why judges could not be asked to the end, else None."""
-        judged = {place for place, _ in self.scorers.judged()}
-        plain = {
-            name: (sample, kept)
-            for name, (sample, places) in unscored.items()
-            if (kept := [place for place in places if place not in judged])
-        }
-        if plain:
+        if plain := self._without_judged(unscored):
             self._map(plain)
         for place, metric in self.scorers.judged():
             wanted = {name: sample for name, (sample, places) in unscored.items() if place in places}
@@ -77,18 +71,22 @@ class Rescoring:
                 self._checked.add(id(metric.model))
                 run_coroutine(metric.model.check())
 
+    def _without_judged(self, unscored: Unscored) -> Unscored:
+        judged = {place for place, _ in self.scorers.judged()}
+        if not judged:
+            return unscored
+        kept = {name: (one, [p for p in places if p not in judged]) for name, (one, places) in unscored.items()}
+        return {name: (sample, places) for name, (sample, places) in kept.items() if places}
+
     def _map(self, unscored: Unscored) -> None:
-        work = ScoreStored(self.scorers.each)
-        items = (
-            Scoring(sample, generation, list(places))
+        answers = (
+            (sample, generation, places)
             for generation in self.storage.iter_generation_records(self.run_id)
             if generation.id in unscored
             for sample, places in [unscored[generation.id]]
         )
-        with closing(self.maps.map(work, items, self.maps.timeout)) as outcomes:
-            for outcome in outcomes:
-                scored = outcome if isinstance(outcome, Scored) else work.failed(outcome.item, outcome)
-                self.recorder.put(scored.evaluations)
+        for evaluations in score_blocks(self.maps, ScoreStored(self.scorers.each), answers):
+            self.recorder.put(evaluations)
 
     def _judge(self, metric: JudgedMetric, wanted: Mapping[str, Sample]) -> str | None:
         self.check_judges()
@@ -156,8 +154,9 @@ _ERROR_COLUMNS = ("error_type", "error_message")
 def _first_errors(evaluations: pa.Table) -> dict[str, str]:
     """For each kind of error the first one in the order of sample ids, in words."""
     names = ["error_kind", "sample_id", "repeat", *_ERROR_COLUMNS]
-    rows = zip(*(evaluations[name].to_pylist() for name in names), strict=True)
+    failed = evaluations.filter(evaluations["error_kind"].is_valid())
+    rows = zip(*(failed[name].to_pylist() for name in names), strict=True)
     first: dict[str, str] = {}
-    for kind, sample, _, error, message in sorted((row for row in rows if row[0]), key=lambda row: row[:3]):
+    for kind, sample, _, error, message in sorted(rows, key=lambda row: row[:3]):
         first.setdefault(kind, f"sample {sample}: {error}: {message}")
     return first

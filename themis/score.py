@@ -148,10 +148,11 @@ class _Scoring:
         """What is covered, and of each answer without some score its sample and the metrics."""
         selection, unscored = Selection(), {}
         none = [""] * len(self.scorers.each)
+        scored = stored.scored if len(stored.scored) else frozenset[str]()
         for sample, repeat, name in self.covered.answers():
             ids = none if name is None else self.scorers.evaluation_ids(name, sample.target)
             selection.add_answer(sample, repeat, name or "", ids)
-            places = [] if name is None else [place for place, one in enumerate(ids) if one not in stored.scored]
+            places = [] if name is None else [place for place, one in enumerate(ids) if one not in scored]
             if name is not None and places:
                 unscored[name] = (sample, places)
         selection.complete = True

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from themis.errors import UsageError
-from themis.ids import callable_identity, canonical_json, evaluation_id, text_hash
+from themis.ids import EvaluationIds, callable_identity, canonical_json, text_hash
 from themis.records import EvaluationRecord
 
 if TYPE_CHECKING:
@@ -253,14 +253,22 @@ def _failed(error: BaseException) -> dict[str, Any]:
 
 def metric_evaluation_id(metric: Metric, generation_ids: Sequence[str], target: str | Sequence[str] | None) -> str:
     """Id of the evaluation of these generations by a metric: themis.ids.evaluation_id with what the metric is."""
-    return evaluation_id(
-        generation_ids=generation_ids,
-        metric=metric.name,
-        version=metric.version,
-        config=metric.config(),
-        target=target,
-        judge=metric.judge_id if isinstance(metric, JudgedMetric) else None,
-    )
+    known = _ids.get(id(metric))
+    if known is None or known[0] is not metric:
+        if len(_ids) >= _METRICS_KEPT:
+            _ids.clear()
+        known = _ids[id(metric)] = (metric, _evaluation_ids(metric))
+    return known[1].id(generation_ids, target)
+
+
+_METRICS_KEPT = 100
+_ids: dict[int, tuple[Metric, EvaluationIds]] = {}
+"""What the ids of a metric's scores begin with, by the metric's own id(): a metric is a value, and does not change."""
+
+
+def _evaluation_ids(metric: Metric) -> EvaluationIds:
+    judge = metric.judge_id if isinstance(metric, JudgedMetric) else None
+    return EvaluationIds(metric=metric.name, version=metric.version, config=metric.config(), judge=judge)
 
 
 def scorer_identity(metric: Metric) -> dict[str, Any]:
