@@ -1027,3 +1027,31 @@ def test_items_of_modules_that_workers_cannot_import_travel(ray_session, tmp_pat
     assert failures(outcomes) == {}
     assert {type(square) for square in outcomes} == {shapes_of_mine.Square}
     assert [square.side for square in outcomes] == list(range(1, 51))
+
+
+SHUT_DOWN = """
+import sys, time
+import ray
+from themis.backends import RayExecutionBackend
+from themis.errors import ExecutionError
+
+ray.init(sys.argv[1], log_to_driver=False)
+results = RayExecutionBackend().map(lambda x: time.sleep(0.05), range(10_000), max_workers=4)
+next(results)
+ray.shutdown()
+try:
+    list(results)
+except ExecutionError as error:
+    print(error, ray.is_initialized())
+"""
+
+
+def test_a_map_whose_ray_was_shut_down_says_so(ray_session):
+    """A map whose session the user ended is an ExecutionError, and starts no session of its own."""
+    address = ray_session.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, "-c", SHUT_DOWN, address], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert "Ray was shut down while a map ran on it" in done.stdout, done.stderr
+    assert done.stdout.endswith("False\n")

@@ -246,8 +246,10 @@ def test_a_lost_node_costs_nothing(cluster, tmp_path, number):
             Consumer(partial(large, diaries[2], 0.2), until.numbers(), backend=small, ordered=False),
         ]
         evaluated = later(lambda: ask(questions(), "ray", small))
-        lose_a_node(cluster, maps, random.Random(number).uniform(0.0, 1.0))
-        until.lost.set()
+        try:
+            lose_a_node(cluster, maps, random.Random(number).uniform(0.0, 1.0))
+        finally:  # else what is endless would go on beside the tests that follow
+            until.lost.set()
         results = [each.through(NOTICE_SECONDS) for each in maps]
         result = evaluated(NOTICE_SECONDS)
         server.latency = 0.0

@@ -103,6 +103,7 @@ class Staff:
 
     def start(self, node: str | None, linger: float) -> Worker:
         """One more worker, on that node where one is named, whose results of so many seconds travel together."""
+        self._check_session()
         work = self._work
         idle = ACTOR_IDLE_SECONDS if self._door is None else IDLE_SECONDS
         order = Order(work.key, work.timeout, linger, work.waits or self.tempo.waits, idle)
@@ -119,6 +120,11 @@ class Staff:
         self.workers.append(worker)
         return worker
 
+    def _check_session(self) -> None:
+        """Raise where Ray was shut down: asked for anything, it would start another session by itself."""
+        if not self._ray.is_initialized():
+            raise ExecutionError("Ray was shut down while a map ran on it: close the map before, or leave Ray be")
+
     def _on(self, node: str) -> Any:
         strategies = self._ray.util.scheduling_strategies
         return strategies.NodeAffinitySchedulingStrategy(node, soft=True)
@@ -132,7 +138,12 @@ class Staff:
     # Listening
 
     def listen(self, timeout: float, news: News) -> None:
-        """Wait up to so many seconds for messages, and add to the news what they say."""
+        """Wait up to so many seconds for messages, and add to the news what they say.
+
+        Raises:
+            ExecutionError: Ray was shut down meanwhile.
+        """
+        self._check_session()
         gap = time.monotonic() - self._left_at
         self.away = max(gap, 0.9 * self.away)
         for worker in self.workers:
