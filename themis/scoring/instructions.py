@@ -1,7 +1,7 @@
 """The 25 verifiable instructions of IFEval: what each one needs to know, and whether a response follows it.
 
 Zhou et al. 2023, Instruction-Following Evaluation for Large Language Models, arXiv:2311.07911. What counts as following
-is what the authors' own program counts, its oddities included: a bold text is highlighted twice, and a text whose
+is what the authors' own program counts, its oddities included: bold italics are highlighted twice, and a text whose
 language cannot be told is in every language. Every check is linear in the response.
 """
 
