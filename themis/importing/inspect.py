@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from themis.benchmarks.data import open_file
 from themis.errors import DataError
-from themis.importing.log import Answer, Log, group_of
+from themis.importing.log import Answer, Log, group_of, reading
 from themis.records import Sample
 
 if TYPE_CHECKING:
@@ -118,14 +118,13 @@ def _params(head: Fields) -> Fields:
 
 def _answers(log: Log, *, samples: Iterable[Fields]) -> Iterator[Answer]:
     for number, fields in enumerate(samples, 1):
-        try:
+        with reading(f"{log.name}: sample {number}", "Inspect"):
             attachments = fields.pop("attachments", None) or {}
-            log.left_out.update(["transcripts of samples (their events)"] if fields.pop("events", None) else [])
+            if fields.pop("events", None):
+                log.left_out["transcripts of samples (their events)"] += 1
             fields.pop("events_data", None)
-            yield _answer(log, _with_attachments(fields, attachments))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise DataError(f"{log.name}: sample {number} is not as Inspect writes it ({what})") from error
+            answer = _answer(log, _with_attachments(fields, attachments))
+        yield answer
 
 
 def _with_attachments(value: Any, attachments: dict[str, str]) -> Any:

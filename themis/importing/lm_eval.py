@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from themis.benchmarks.data import file_exists, open_file, read_rows
 from themis.errors import DataError
-from themis.importing.log import Answer, Log, group_of
+from themis.importing.log import Answer, Log, group_of, reading
 from themis.records import Sample
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def read_lm_eval(url: str, *, benchmark: str | None = None, id_field: str | None
             f"{url}: row 1 has {', '.join(map(str, first))}; a log of lm-eval's samples has doc_id, arguments, resps, "
             "filtered_resps and scores (lm-eval writes it with --log_samples)"
         )
+    with reading(f"{url}: row 1", "lm-eval"):
+        params = _params(_requests(first)[0])
     model = results.get("model_name") or (folder.rpartition("/")[2] if results or named else "") or "unknown"
     return Log(
         tool="lm-eval",
@@ -69,7 +71,7 @@ def read_lm_eval(url: str, *, benchmark: str | None = None, id_field: str | None
         version=str(results.get("versions", {}).get(task, "")),
         model=model,
         identity=_identity(model, results),
-        params=_params(_requests(first)[0]),
+        params=params,
         answers=partial(_answers, rows=chain([first], rows), delimiter=_delimiter(results, task), id_field=id_field),
         facts=_facts(results, task),
     )
@@ -112,13 +114,9 @@ def _facts(results: Row, task: str) -> Row:
 
 def _answers(log: Log, *, rows: Iterator[Row], delimiter: str, id_field: str | None) -> Iterator[Answer]:
     for number, row in enumerate(rows, 1):
-        try:
-            yield _answer(log, row, delimiter, id_field)
-        except DataError:
-            raise
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise DataError(f"{log.name}: row {number} is not as lm-eval writes its samples ({what})") from error
+        with reading(f"{log.name}: row {number}", "lm-eval"):
+            answer = _answer(log, row, delimiter, id_field)
+        yield answer
 
 
 def _answer(log: Log, row: Row, delimiter: str, id_field: str | None) -> Answer:

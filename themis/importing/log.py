@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from themis.errors import DataError
 from themis.ids import canonical_json, content_hash, evaluation_id, generation_id, text_hash
 from themis.records import EvaluationRecord, GenerationRecord, Sample
 
@@ -131,6 +133,17 @@ class Log:
             response_hash=None if first.response is None else text_hash(first.response),
             **fields,
         )
+
+
+@contextmanager
+def reading(where: str, tool: str) -> Iterator[None]:
+    """Turns what goes wrong with a value of an unforeseen kind into a DataError that says where it stands."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{where} is not as {tool} writes it ({type(error).__name__}: {error})") from error
 
 
 def group_of(fields: dict[str, Any]) -> str | None:
