@@ -11,7 +11,7 @@ import pytest
 
 from themis import evaluate
 from themis.benchmarks import load_benchmark
-from themis.errors import DataError
+from themis.errors import DataError, UsageError
 from themis.records import GenerationRecord, Sample
 from themis.scoring import evaluate_generation, load_metric
 from themis.scoring.ifeval import IFEVAL_METRICS, instruction_targets
@@ -439,6 +439,12 @@ def test_wrong_rows(change, message):
     """A row that cannot be used is named, with what is wrong with it."""
     with pytest.raises(DataError, match=message):
         list(load_benchmark("ifeval", data=[ROWS[0] | change]).samples())
+
+
+def test_a_benchmark_without_instructions(tmp_path):
+    """The metrics are refused for other benchmarks before anything is asked."""
+    with pytest.raises(UsageError, match="'inst_level_strict' does not fit this benchmark: the target '18' is no"):
+        evaluate([{"question": "?", "target": ["18"]}], print, metrics="inst_level_strict", storage=tmp_path.as_uri())
 
 
 def test_metrics_travel():

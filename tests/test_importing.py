@@ -121,6 +121,16 @@ def test_choices_of_lm_eval(tmp_path, storage):
         "lm-eval:acc": "B",
         "lm-eval:acc_norm": "A",
     }
+    ours = score(found.run_id, ["acc", "acc_norm"], storage_backend=storage).metrics
+    assert ours == {"lm-eval:acc": 0.0, "lm-eval:acc_norm": 1.0, "acc": 0.0, "acc_norm": 1.0}
+
+
+def test_log_likelihoods_without_a_number(tmp_path, storage):
+    """An infinite one, which no storage keeps, is left out and said; the others are kept."""
+    row = choice_row(0, ["a", "b"], ["-inf", -1.5], 1, acc=1.0)
+    found = import_lm_eval(write_lm_eval(tmp_path, "x", [row]), storage_backend=storage)
+    assert found.generations[0].choice_logprobs == [None, -1.5]
+    assert found.left_out == {"log-likelihoods that are not finite": 1}
 
 
 def test_contexts_that_differ(tmp_path, storage):
@@ -144,7 +154,7 @@ def test_whole_texts_of_lm_eval(tmp_path, storage):
 
 
 def test_the_earlier_layout_of_lm_eval(tmp_path, storage):
-    """Before lm-eval 0.4.3 arguments stood in lists, values were no text, and neither filter nor metrics had names."""
+    """In earlier releases arguments stood in lists, values were no text, and neither filter nor metrics had names."""
     old = {
         "doc_id": 0,
         "doc": {"choices": ["a", "b"]},

@@ -88,7 +88,7 @@ def import_log(file: str | os.PathLike[str], format: str | None = None, **option
     Raises:
         UsageError: The name does not say it, or there is no such format.
     """
-    name = os.fspath(file).rpartition("/")[2]
+    name = os.fspath(file).rstrip("/").rpartition("/")[2]
     chosen = format or _format(name)
     if chosen not in FORMATS:
         raise UnknownNameError(unknown("format", chosen, FORMATS))

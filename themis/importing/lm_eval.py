@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from functools import partial
 from itertools import chain, islice
@@ -162,7 +163,7 @@ def _choice(log: Log, row: Row, requests: list[_Request], delimiter: str, id_fie
         kind="loglikelihood",
         params={},
         response=None,
-        choice_logprobs=logprobs,
+        choice_logprobs=_storable(log, logprobs),
         choice_is_greedy=greedy,
         metadata={"contexts": contexts} if any(each != context for each in contexts) else {},
     )
@@ -173,9 +174,17 @@ def _whole_text(log: Log, row: Row, request: _Request, id_field: str | None) -> 
     """A text whose log-likelihood the model gave as a whole."""
     sample = _sample(row, request.context, row["target"], id_field)
     logprobs = [float(response[0]) for response in row["resps"]]
-    fields: Row = {"kind": "loglikelihood", "params": {}, "response": None, "choice_logprobs": logprobs}
+    fields: Row = {"kind": "loglikelihood", "params": {}, "response": None, "choice_logprobs": _storable(log, logprobs)}
     generation = log.generation(sample, 0, request.context, **fields)
     return Answer(sample, [generation], _scores(log, row, sample, [generation], lambda _: None))
+
+
+def _storable(log: Log, logprobs: list[float]) -> list[float | None]:
+    """The log-likelihoods, None for one that is not finite, which JSON does not have."""
+    lost = sum(not math.isfinite(value) for value in logprobs)
+    if lost:
+        log.left_out["log-likelihoods that are not finite"] += lost
+    return [value if math.isfinite(value) else None for value in logprobs]
 
 
 def _scores(
@@ -238,7 +247,7 @@ def _sample(row: Row, context: Any, target: Any, id_field: str | None, choices: 
 
 
 def _requests(row: Row) -> list[_Request]:
-    """The arguments of a row's requests, which stand under names, before lm-eval 0.4.3 in a list."""
+    """The arguments of a row's requests, which stand under names, in earlier releases in lists."""
     given = row["arguments"]
     several = given.values() if isinstance(given, dict) else given
     requests = [list(each.values()) if isinstance(each, dict) else each for each in several]

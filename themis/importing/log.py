@@ -142,7 +142,7 @@ def reading(where: str, tool: str) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{where} is not as {tool} writes it ({type(error).__name__}: {error})") from error
 
 

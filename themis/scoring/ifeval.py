@@ -11,11 +11,12 @@ from themis.errors import DataError
 from themis.ids import canonical_json
 from themis.scoring.base import Metric, PooledMetric, Score
 from themis.scoring.instructions import checked, follows, loosened
+from themis.scoring.needs import needed_text, needs_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from themis.records import GenerationRecord, Sample
+    from themis.records import GenerationRecord, Kind, Sample
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class PromptFollowed(Metric):
     def config(self) -> dict[str, Any]:
         return {"loose": self.loose}
 
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        return _unfit(sample, kind)
+
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
         names, followed = _judged(sample, generation, loose=self.loose)
         return _score(float(all(followed)), names, followed, generation)
@@ -53,6 +57,9 @@ class InstructionsFollowed(PooledMetric):
 
     def config(self) -> dict[str, Any]:
         return {"loose": self.loose}
+
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        return _unfit(sample, kind)
 
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
         names, followed = _judged(sample, generation, loose=self.loose)
@@ -82,13 +89,22 @@ def instruction_targets(names: Sequence[str], arguments: Iterable[Mapping[str, A
     return [canonical_json({"instruction": name, **each}) for name, each in given]
 
 
+def _unfit(sample: Sample, kind: Kind) -> str | None:
+    if reason := needs_text(sample, kind):
+        return reason
+    try:
+        for instruction in _targets(sample):
+            _read(instruction)
+    except DataError as error:
+        return str(error)
+    return None
+
+
 def _judged(sample: Sample, generation: GenerationRecord, *, loose: bool) -> tuple[list[str], list[bool]]:
     """The names of a sample's instructions, and which of them the response follows."""
-    if generation.response is None:
-        raise ValueError(f"a {generation.kind} generation has no text that could follow instructions")
-    target = _targets(sample)
+    response, target = needed_text(generation), _targets(sample)
     names = [_read(text)[0] for text in target]
-    return names, list(_followed(tuple(target), generation.response, loose))
+    return names, list(_followed(tuple(target), response, loose))
 
 
 def _targets(sample: Sample) -> list[str]:
