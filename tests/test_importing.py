@@ -291,8 +291,9 @@ def test_a_log_that_inspect_did_not_end(tmp_path, storage):
 def test_an_imported_run_is_scored(tmp_path, storage):
     """Our metrics stand beside the other tool's, computed from the stored answers."""
     found = import_inspect(write_eval(tmp_path / "log.eval", inspect_head(), SAMPLES), storage_backend=storage)
-    result = score(found.run_id, ["number_match", "mean@2:number_match"], storage_backend=storage)
-    assert result.metrics["inspect:match"] == result.metrics["number_match"] == 2 / 3
+    result = score(found.run_id, "contains", storage_backend=storage)
+    assert result.metrics == {"inspect:match": 2 / 3, "contains": 2 / 3}
+    assert result.report.metrics["contains"].errors == {"infrastructure": 1}
 
 
 def test_an_imported_run_is_compared(tmp_path, storage):
