@@ -24,7 +24,7 @@ NOTEST = re.compile(r"notest: \S.{9,}")
 """What follows `python` where a block does not run: the reason, for the reader of the page's source."""
 
 MODULES = ["themis", "themis.backends", "themis.testing", "themis.models", "themis.scoring", "themis.benchmarks"]
-MODULES += ["themis.compare", "themis.stats"]
+MODULES += ["themis.compare", "themis.importing", "themis.stats"]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ LAYERS = [
         *("blocks", "judging", "over_repeats", "covered", "rescoring", "run"),
     },
     {"evaluate"},
-    {"score"},
+    {"score", "importing"},
     {"compare"},
     {"gates"},
     {"progress"},
@@ -52,8 +52,8 @@ USES = {
     },
     "s3fs": set(),
     "click": {
-        *("cli/__init__.py", "cli/_shared.py", "cli/compare.py", "cli/eval.py", "cli/names.py", "cli/runs.py"),
-        "cli/score.py",
+        *("cli/__init__.py", "cli/_shared.py", "cli/compare.py", "cli/eval.py", "cli/importing.py", "cli/names.py"),
+        *("cli/runs.py", "cli/score.py"),
     },
 }
 

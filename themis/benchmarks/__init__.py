@@ -30,6 +30,7 @@ _BENCHMARKS: Registry[Callable[[], Benchmark] | Benchmark] = Registry(
         "arithmetic": "themis.benchmarks.arithmetic:arithmetic",
         "bbh": "themis.benchmarks.bbh:bbh",
         "gsm8k": "themis.benchmarks.gsm8k:gsm8k",
+        "ifeval": "themis.benchmarks.ifeval:ifeval",
         "math500": "themis.benchmarks.math500:math500",
         "mmlu": "themis.benchmarks.mmlu:mmlu",
         "mmlu_loglikelihood": "themis.benchmarks.mmlu:mmlu_loglikelihood",

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from themis.benchmarks._formats import FORMATS, rows_of, split_name
@@ -51,6 +51,26 @@ def read_rows(url: str | os.PathLike[str], *, storage_options: dict[str, Any] | 
                 yield row
     if empty:
         raise DataError(f"{url}: there are no rows in it")
+
+
+@contextmanager
+def open_file(url: str) -> Iterator[IO[bytes]]:
+    """A file at a path or URL, open for reading from any place in it.
+
+    Raises:
+        DataError: It cannot be opened, or what is done with it fails; it names the URL, the reason and what to do.
+    """
+    with _named(url):
+        fs, path = _filesystem(url, {})
+        with fs.open(path, "rb") as stream:
+            yield stream
+
+
+def file_exists(url: str) -> bool:
+    """Whether there is a file at a path or URL."""
+    with _named(url):
+        fs, path = _filesystem(url, {})
+        return bool(fs.exists(path))
 
 
 def locate(file: str | Sequence[str], hub: str) -> str:

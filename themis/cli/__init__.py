@@ -16,6 +16,7 @@ from themis import __version__
 from themis.cli._shared import ERROR, OK, PARTIAL, USAGE
 from themis.cli.compare import compare_command
 from themis.cli.eval import evaluate_command
+from themis.cli.importing import import_command
 from themis.cli.names import list_group
 from themis.cli.runs import list_runs, runs_group, show_run
 from themis.cli.score import score_command
@@ -60,6 +61,7 @@ def themis() -> None:
 themis.add_command(evaluate_command)
 themis.add_command(score_command)
 themis.add_command(compare_command)
+themis.add_command(import_command)
 themis.add_command(runs_group)
 themis.add_command(show_run)
 list_group.add_command(list_runs, "runs")

@@ -21,6 +21,7 @@ from themis.scoring.choice import ChoiceMatch, LikeliestChoice
 from themis.scoring.exact import Contains, ExactMatch
 from themis.scoring.family import Family
 from themis.scoring.fields import JsonMatch, MarkerMatch, PlaceMatch, RegexMatch
+from themis.scoring.ifeval import IFEVAL_METRICS
 from themis.scoring.judges import PairwiseJudge, RubricJudge
 from themis.scoring.overlap import CorpusOverlap, EditSimilarity, ErrorRate, Rouge, Squad
 from themis.scoring.published import LmEvalMatch
@@ -97,6 +98,7 @@ _METRICS: Registry[Metric] = Registry(
         "stated_match": PlaceMatch("stated", "stated_match"),
         "token_f1": Squad(),
         "word_accuracy": ErrorRate(),
+        **{metric.name: metric for metric in IFEVAL_METRICS},
     },
 )
 
