@@ -27,7 +27,7 @@ from themis.backends._place import Place
 from themis.backends._upkeep import Upkeep
 from themis.backends.fsspec import FsspecStorageBackend, LocalFileStorageBackend
 from themis.errors import StorageError, UsageError
-from themis.records import SCHEMA_VERSION, EvaluationRecord, GenerationRecord
+from themis.records import SCHEMA_VERSION, EvaluationRecord, GenerationRecord, MetricResult, Report
 
 FORMAT_NAMES = sorted(FORMATS)
 
@@ -627,3 +627,21 @@ def test_a_journal_of_another_version_holds_up_no_other(tmp_path):
 
     assert strange.exists()
     assert not left.exists()
+
+
+def test_a_report_of_a_later_version_is_read(tmp_path):
+    """Fields that this version does not know are left out; what is no report at all is named by a StorageError."""
+    storage = FsspecStorageBackend(tmp_path)
+    result = MetricResult(metric="m", mean=0.5, n_scored=2, n_groups=1)
+    storage.save_report("r", Report("r", "b", "m", metrics={"m": result}, groups={"m": {"g": result}}))
+    path = tmp_path / "r" / "report.json"
+    stored = json.loads(path.read_text())
+    stored["metrics"]["m"]["later"] = stored["groups"]["m"]["g"]["later"] = stored["later"] = 1
+    path.write_text(json.dumps(stored))
+    found = storage.load_report("r")
+    assert (found.metrics["m"], found.groups["m"]["g"]) == (result, result)
+
+    for broken in ({"metrics": {}}, {**stored, "metrics": {"m": 3}}, {**stored, "groups": [1]}, []):
+        path.write_text(json.dumps(broken))
+        with pytest.raises(StorageError, match=r"report\.json"):
+            storage.load_report("r")

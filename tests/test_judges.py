@@ -246,6 +246,15 @@ def test_without_a_judge():
     assert model.asked == []
 
 
+def test_a_comparison_without_a_reference():
+    """A benchmark whose samples lack the reference is refused before any call, with the reason."""
+    model = Judge(echo, "m")
+
+    with pytest.raises(UsageError, match=r"'pairwise:baseline' does not fit this benchmark: .* field 'baseline'"):
+        evaluate(ROWS, model, metrics="pairwise:baseline", judge_model=Judge(seven))
+    assert model.asked == []
+
+
 def test_a_judge_of_its_own():
     """A metric's own model is asked, a function too; over repeats each answer is judged."""
     mine = RubricJudge(model=Judge(lambda prompt: "Score: 10", "own"), name="mine")

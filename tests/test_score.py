@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from pathlib import Path
 
 import pytest
 from test_seed_page import ThreadSafeStorage
@@ -13,12 +15,16 @@ from themis.backends import LocalFileStorageBackend, RayExecutionBackend, Sequen
 from themis.benchmarks import load_benchmark
 from themis.cli import run as themis_command
 from themis.errors import RunNotFoundError, UnknownNameError, UsageError
+from themis.models import ReplayModel
 from themis.scoring import Metric, PassAtK, PooledMetric, Score
 
 ROWS = [
     {"question": f"q{number}", "answer": str(number), "subject": "even" if number % 2 == 0 else "odd"}
     for number in range(10)
 ]
+
+
+GRADED = Path(os.environ.get("THEMIS_DATA", "nowhere")) / "gsm8k_graded"
 
 
 def answer(prompt):
@@ -244,3 +250,16 @@ def test_the_command(capsys, tmp_path):
     assert themis_command(["score", run_id, "--metric", "judge"]) == 2
     assert "--judge-model" in capsys.readouterr().err
     assert themis_command(["score", run_id, "--metric", "nothing"]) == 2
+
+
+@pytest.mark.parametrize(("name", "right"), [("6b_finetuning", 286), ("175b_verification", 742)])
+@pytest.mark.skipif(not GRADED.is_dir(), reason="THEMIS_DATA names no folder with gsm8k_graded")
+def test_published_gradings(name, right, monkeypatch):
+    """Real answers to GSM8K, stored and scored again, have as many right as was published; the data is not there."""
+    monkeypatch.setenv("THEMIS_DATA", str(GRADED.parent))
+    model = ReplayModel(str(GRADED / f"{name}.jsonl.gz"), response="solution", key="question")
+    run_id = evaluate("gsm8k", model, metrics="contains").run_id
+    monkeypatch.delenv("THEMIS_DATA")
+    found = score(run_id, "exact_match").report.metrics["exact_match"]
+
+    assert (found.n_scored, found.mean) == (1319, right / 1319)

@@ -140,6 +140,9 @@ class JudgedMetric(Metric):
     model: Any = None
     judge_id: dict[str, Any] | None = None
 
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        return "it reads answers, and a loglikelihood has none" if kind == "loglikelihood" else None
+
     @abstractmethod
     def questions(self, sample: Sample, generation: GenerationRecord) -> list[Question]:
         """What the judge is asked about a generation that has a response. Quick: it runs on the driver."""

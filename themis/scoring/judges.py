@@ -11,7 +11,7 @@ from themis.errors import UsageError
 from themis.scoring.base import JudgedMetric, Question, Score
 
 if TYPE_CHECKING:
-    from themis.records import GenerationRecord, Prompt, Sample
+    from themis.records import GenerationRecord, Kind, Prompt, Sample
 
 # A change of a prompt is a new version of its metric.
 _RUBRIC_PROMPT = """\
@@ -171,11 +171,15 @@ class PairwiseJudge(JudgedMetric):
         consistent = {"consistent": first == second}
         return Score((first + second) / 2, answer, explanation="\n\n".join(said), metadata={**outcomes, **consistent})
 
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        try:
+            self._other(sample)
+        except ValueError as error:
+            return str(error)
+        return super().unfit(sample, kind)
+
     def _other(self, sample: Sample) -> str:
-        if self.reference is None:
-            found: Any = _reference(sample)
-        else:
-            found = sample.metadata.get(self.reference)
+        found = _reference(sample) if self.reference is None else sample.metadata.get(self.reference)
         if isinstance(found, str) and found:
             return found
         what = "target" if self.reference is None else f"field {self.reference!r}"
