@@ -9,6 +9,7 @@ ThemisError
 │   ├── TaskError (RuntimeError)         the item raised what cannot travel; its name and traceback can
 │   ├── TaskTimeoutError (TimeoutError)  the item took longer than its timeout
 │   └── WorkerCrashedError               the item ended its worker process three times
+├── SandboxError (RuntimeError)          a program could not be run apart, whatever the program
 ├── StorageError (OSError)               a storage could not be read or written
 │   ├── RunNotFoundError (FileNotFoundError)
 │   └── ReportNotFoundError (FileNotFoundError)
@@ -42,6 +43,7 @@ __all__ = [
     "RequestError",
     "RunMismatchError",
     "RunNotFoundError",
+    "SandboxError",
     "StorageError",
     "TaskError",
     "TaskTimeoutError",
@@ -103,6 +105,10 @@ class TaskTimeoutError(ExecutionError, TimeoutError):
 
 class WorkerCrashedError(ExecutionError):
     """An item, running alone, ended its worker process three times."""
+
+
+class SandboxError(ThemisError, RuntimeError):
+    """A program could not be run apart from the machine as far as was asked; it says nothing of the program."""
 
 
 class StorageError(ThemisError, OSError):
