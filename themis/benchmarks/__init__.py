@@ -30,6 +30,8 @@ _BENCHMARKS: Registry[Callable[[], Benchmark] | Benchmark] = Registry(
         "arithmetic": "themis.benchmarks.arithmetic:arithmetic",
         "bbh": "themis.benchmarks.bbh:bbh",
         "gsm8k": "themis.benchmarks.gsm8k:gsm8k",
+        "humaneval": "themis.benchmarks.humaneval:humaneval",
+        "humaneval_completion": "themis.benchmarks.humaneval:humaneval_completion",
         "math500": "themis.benchmarks.math500:math500",
         "mmlu": "themis.benchmarks.mmlu:mmlu",
         "mmlu_loglikelihood": "themis.benchmarks.mmlu:mmlu_loglikelihood",
@@ -37,6 +39,8 @@ _BENCHMARKS: Registry[Callable[[], Benchmark] | Benchmark] = Registry(
         "mmlu_stem": "themis.benchmarks.mmlu:mmlu_stem",
         "truthfulqa": "themis.benchmarks.truthfulqa:truthfulqa",
         "truthfulqa_loglikelihood": "themis.benchmarks.truthfulqa:truthfulqa_loglikelihood",
+        "mbpp": "themis.benchmarks.mbpp:mbpp",
+        "mbpp_sanitized": "themis.benchmarks.mbpp:mbpp_sanitized",
     },
 )
 

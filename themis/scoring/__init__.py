@@ -97,6 +97,7 @@ _METRICS: Registry[Metric] = Registry(
         "stated_match": PlaceMatch("stated", "stated_match"),
         "token_f1": Squad(),
         "word_accuracy": ErrorRate(),
+        "passes": "themis.scoring.code:PassesTests",
     },
 )
 

@@ -170,17 +170,23 @@ class Program:
         return "out of time", f"{self._limits['cpu_seconds']} s of CPU"
 
     def _over(self) -> tuple[str, str] | None:
-        limits = self._limits
-        passed = time.monotonic() - self._began
-        if not self._said and passed < START_SECONDS:
-            return None
+        """What it has used up, and how much of that it had; None where it may go on."""
         if not self._said:
+            if time.monotonic() - self._began < START_SECONDS:
+                return None
             return "never began", f"{self._request['python']} did not start within {START_SECONDS:.0f} s"
-        if passed > limits["seconds"]:
-            in_line = seconds_in_line(self._pid)
-            if passed - in_line > limits["seconds"] or passed > self._request["stretch"] * limits["seconds"]:
-                return "out of time", f"{limits['seconds']:g} s"
-        processes = list(self._tree.processes())
+        return self._too_long() or self._too_much()
+
+    def _too_long(self) -> tuple[str, str] | None:
+        seconds, passed = self._limits["seconds"], time.monotonic() - self._began
+        if passed <= seconds:
+            return None
+        if passed - seconds_in_line(self._pid) <= seconds and passed <= self._request["stretch"] * seconds:
+            return None
+        return "out of time", f"{seconds:g} s"
+
+    def _too_much(self) -> tuple[str, str] | None:
+        limits, processes = self._limits, list(self._tree.processes())
         if self._cpu + sum(map(cpu_seconds, processes)) > limits["cpu_seconds"]:
             return self._out_of_cpu()
         if sum(map(resident, processes)) > limits["memory"]:

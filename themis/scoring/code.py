@@ -1,0 +1,184 @@
+"""Whether a program passes tests: the answer's code is run, apart from the machine, with the tests after it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from themis.scoring.base import Metric, Score
+from themis.scoring.sandbox import Limits, run_program
+
+if TYPE_CHECKING:
+    from themis.records import GenerationRecord, Sample
+    from themis.scoring.sandbox import Execution
+
+
+@dataclass(frozen=True)
+class PassesTests(Metric):
+    """1 where the answer's code, and after it the target as tests, run to their end without an exception, else 0.
+
+    The answer is the code that was found in the response (extract_code). A machine that cannot isolate the program
+    as far as is asked (themis.scoring.sandbox) is an error of the scorer, never a 0.
+
+    Attributes:
+        start: The field of a sample's row with the code that the answer goes on with or repeats: its imports and the
+            head of a function. None where the answer has all the code.
+        entry_point: The field with the name of the function that is asked for; None where the tests alone tell it.
+        limits: What a program may use.
+        name: What the metric is called.
+    """
+
+    start: str | None = None
+    entry_point: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    name: str = "passes"
+    dear = True
+
+    def config(self) -> dict[str, Any]:
+        limits = self.limits
+        given = {"seconds": limits.seconds, "cpu_seconds": limits.cpu_seconds, "memory": limits.memory}
+        return {"start": self.start, "entry_point": self.entry_point, **given}
+
+    def score(self, sample: Sample, generation: GenerationRecord) -> Score:
+        tests = _tests(sample)
+        start = _field(sample, self.start) or ""
+        if generation.response is None:
+            raise ValueError(f"a {generation.kind} generation has no text that could be a program")
+        if generation.kind == "completion":
+            code = start + generation.response
+        else:
+            code = extract_code(generation.response, start, _wanted(_field(sample, self.entry_point), tests))
+        if not code.removeprefix(start).strip():
+            return Score(0.0, explanation="there is no code in the answer")
+        execution = run_program(f"{code}\n\n{tests}\n", self.limits)
+        return Score(
+            float(execution.ended == "finished"),
+            code,
+            explanation=in_words(execution),
+            metadata={"ended": execution.ended, "isolation": execution.isolation},
+        )
+
+
+def _tests(sample: Sample) -> str:
+    tests = sample.target
+    if not tests:
+        raise ValueError(f"sample {sample.id!r} has no target; to run code, its target has to be tests in Python")
+    return tests if isinstance(tests, str) else "\n".join(tests)
+
+
+def _field(sample: Sample, name: str | None) -> str | None:
+    if name is None:
+        return None
+    if name not in sample.metadata:
+        raise ValueError(f"sample {sample.id!r} has no field {name!r}; it has {', '.join(sample.metadata)}")
+    return str(sample.metadata[name])
+
+
+def _wanted(entry_point: str | None, tests: str) -> frozenset[str]:
+    """The names of which a solution defines one."""
+    return frozenset([entry_point] if entry_point else re.findall(r"[A-Za-z_]\w*", tests))
+
+
+def extract_code(response: str, start: str = "", wanted: frozenset[str] = frozenset()) -> str:
+    """The program that an answer in words and code stands for; empty where there is no code in it.
+
+    Of several fenced blocks of Python the last that defines a name of `wanted` counts, else the first; without a
+    fence, what lies between the first and the last line that look like Python. Where `start` is the beginning of a
+    function and the code does not define that function itself, the code is taken for its body, and goes on after
+    `start`; else what stands in `start` before the function goes before the code.
+    """
+    blocks = _blocks(response)
+    defining = [block for block in blocks if _defined(block) & wanted]
+    code = (defining or blocks[:1] or [_without_prose(response, wanted)])[-1]
+    if not code.strip():
+        return ""
+    if not start:
+        return code
+    if _defined(code) & wanted:
+        return _before(start, wanted) + code
+    return start + _indented(code)
+
+
+_DEFINITION = re.compile(
+    r"^(?:async[ \t]+)?(?:def|class)[ \t]+([A-Za-z_]\w*)|^([A-Za-z_]\w*)[ \t]*(?::[^=\n]*)?=[^=]", re.MULTILINE
+)
+_CODE_LINE = re.compile(r"(?:import|from|(?:async )?def|class)\s+\w|@\w|[ \t]+\S|[A-Za-z_]\w*\s*=[^=]")
+_PYTHON = frozenset({"", "python", "python3", "py", "py3"})
+
+
+def _blocks(text: str) -> list[str]:
+    """The fenced blocks of Python in their order; one that does not close ends with the text."""
+    found: list[tuple[str, list[str]]] = []
+    inside = False
+    for line in text.splitlines():
+        mark = line.strip()
+        if not mark.startswith("```"):
+            if inside:
+                found[-1][1].append(line)
+        elif inside:
+            inside = False
+        elif "`" not in mark[3:]:
+            inside = True
+            found.append((mark[3:].strip().lower().partition(" ")[0], []))
+    return ["\n".join(lines) for language, lines in found if language in _PYTHON]
+
+
+def _defined(code: str) -> set[str]:
+    """The names that the code's outermost level defines."""
+    return {name for pair in _DEFINITION.findall(code) for name in pair if name}
+
+
+def _without_prose(text: str, wanted: frozenset[str]) -> str:
+    """The lines of Python in a text without fences; all of it where it does not define what is wanted."""
+    marked = text.partition("[BEGIN]")[2] or text
+    marked = marked.partition("[DONE]")[0]
+    if not _defined(marked) & wanted:
+        return marked
+    lines = marked.splitlines()
+    code = [number for number, line in enumerate(lines) if _CODE_LINE.match(line)]
+    first = next((number for number in code if not lines[number][0].isspace()), 0)
+    return "\n".join(lines[first : code[-1] + 1])
+
+
+def _before(start: str, wanted: frozenset[str]) -> str:
+    """What stands before the function that is wanted: imports, and functions that it may use."""
+    heads = [match.start() for match in _DEFINITION.finditer(start) if wanted & {match[1]}]
+    return start[: heads[-1]] if heads else start
+
+
+def _indented(body: str) -> str:
+    """A function's body as it has to stand after the function's head, when its indentation was lost on the way."""
+    lines = body.strip("\n").split("\n")
+    filled = [line for line in lines if line.strip()]
+    first, *others = [len(line) - len(line.lstrip()) for line in filled]
+    lost = min(others, default=0)
+    if others and lost == others[0] and filled[0].rstrip().endswith(":"):
+        lost -= 4  # all the others stand in the block that the first line opens
+    if first > 0:
+        return body
+    if lost > 0:  # the answer was stripped, and so its first line was
+        return " " * lost + body.lstrip()
+    return "\n".join(f"    {line}" for line in lines)
+
+
+_ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
+_ENDINGS = {
+    "finished": "every test passed",
+    "exited": "it ended its process (exit code {}) before its tests were over",
+    "killed": "killed by {}",
+    "out of time": "timed out after {}",
+    "out of memory": "killed for memory: more than {}",
+    "out of disk": "killed for writing more than {}",
+}
+
+
+def in_words(execution: Execution) -> str:
+    """How a program ended, in one sentence that is the same whenever it ends so again."""
+    if execution.ended != "raised":
+        return _ENDINGS[execution.ended].format(execution.detail)
+    kind, _, message = execution.detail.partition(":")
+    words = {"AssertionError": "failed assertion", "SystemExit": "it ended itself before its tests were over"}
+    said = words.get(kind, kind) + (f": {message.strip()}" if message.strip() else "")
+    place = f" (line {execution.line}: {execution.source})" if execution.line else ""
+    return _ADDRESS.sub("0x...", said + place)
