@@ -10,6 +10,7 @@ ThemisError
 │   ├── TaskTimeoutError (TimeoutError)  the item took longer than its timeout
 │   └── WorkerCrashedError               the item ended its worker process three times
 ├── SandboxError (RuntimeError)          a program could not be run apart, whatever the program
+├── UndecidedError (TimeoutError)        an answer could not be compared within the limits of a comparison
 ├── StorageError (OSError)               a storage could not be read or written
 │   ├── RunNotFoundError (FileNotFoundError)
 │   └── ReportNotFoundError (FileNotFoundError)
@@ -48,6 +49,7 @@ __all__ = [
     "TaskError",
     "TaskTimeoutError",
     "ThemisError",
+    "UndecidedError",
     "UnknownNameError",
     "UsageError",
     "WorkerCrashedError",
@@ -109,6 +111,10 @@ class WorkerCrashedError(ExecutionError):
 
 class SandboxError(ThemisError, RuntimeError):
     """A program could not be run apart from the machine as far as was asked; it says nothing of the program."""
+
+
+class UndecidedError(ThemisError, TimeoutError):
+    """An answer could not be compared with its target within the limits of a comparison: it may be right or wrong."""
 
 
 class StorageError(ThemisError, OSError):

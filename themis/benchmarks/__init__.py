@@ -32,6 +32,7 @@ _BENCHMARKS: Registry[Callable[[], Benchmark] | Benchmark] = Registry(
         "gsm8k": "themis.benchmarks.gsm8k:gsm8k",
         "humaneval": "themis.benchmarks.humaneval:humaneval",
         "humaneval_completion": "themis.benchmarks.humaneval:humaneval_completion",
+        "math": "themis.benchmarks.math:math",
         "math500": "themis.benchmarks.math500:math500",
         "mmlu": "themis.benchmarks.mmlu:mmlu",
         "mmlu_loglikelihood": "themis.benchmarks.mmlu:mmlu_loglikelihood",

@@ -86,6 +86,7 @@ _METRICS: Registry[Metric] = Registry(
         "judge": RubricJudge(),
         "last_line": PlaceMatch(),
         "lm_eval": Family("RULE", LmEvalMatch, LmEvalMatch, "lm_eval"),
+        "math_equivalence": "themis.scoring.equivalence:MathEquivalence",
         "number_match": ExactMatch("number", "number_match"),
         "pairwise": PairwiseJudge(),
         "regex": Family("PATTERN", RegexMatch, RegexMatch, "regex"),

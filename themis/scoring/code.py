@@ -170,6 +170,7 @@ _ENDINGS = {
     "out of time": "timed out after {}",
     "out of memory": "killed for memory: more than {}",
     "out of disk": "killed for writing more than {}",
+    "out of processes": "killed for more than {} processes",
 }
 
 

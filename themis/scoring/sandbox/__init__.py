@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from themis.errors import SandboxError, UsageError
+from themis.scoring.cores import cores
 
 __all__ = ["Execution", "Isolation", "Limits", "isolation", "run_program"]
 
@@ -31,7 +32,9 @@ LEVELS: tuple[Isolation, ...] = get_args(Isolation)
 LEAST: Isolation = "user"
 """The level below which nothing runs unless $THEMIS_ISOLATION or the caller says otherwise."""
 
-Ending: TypeAlias = Literal["finished", "raised", "exited", "killed", "out of time", "out of memory", "out of disk"]
+Ending: TypeAlias = Literal[
+    "finished", "raised", "exited", "killed", "out of time", "out of memory", "out of disk", "out of processes"
+]
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
@@ -42,8 +45,6 @@ GRACE_SECONDS = 60.0
 """How much longer than its program a launcher may take, before it is taken for lost."""
 
 _HERE = Path(__file__).parent
-_slots = threading.BoundedSemaphore(2 * (os.cpu_count() or 1))
-"""How many programs run at once for one process: more would only stand in line, and their clocks run."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,19 @@ def _refusal(level: Isolation | None, least: Isolation, reasons: dict[Isolation,
 
 
 _found: dict[Isolation, dict[Isolation, str]] = {}
-_finding = threading.Lock()
+_slots: threading.BoundedSemaphore
+_finding: threading.Lock
+
+
+def _renew() -> None:
+    """Make the locks anew: in a forked process nobody would ever free those of the other one."""
+    global _slots, _finding  # noqa: PLW0603 - one for each process
+    _slots = threading.BoundedSemaphore(2 * cores())  # more would only stand in line
+    _finding = threading.Lock()
+
+
+_renew()
+os.register_at_fork(after_in_child=_renew)
 
 
 def _best() -> tuple[Isolation | None, dict[Isolation, str]]:

@@ -85,7 +85,7 @@ class Program:
             os.close(used)
         reason = os.read(failure, 1000)  # ends when exec has closed the other side
         if reason:
-            raise OSError(0, f"{self._request['python']} does not start: {reason.decode()}")
+            raise OSError(f"{self._request['python']} does not start: {reason.decode()}")
 
     def _become_program(self, source: int, output: int, result: int) -> NoReturn:
         import fcntl
@@ -189,6 +189,8 @@ class Program:
         limits, processes = self._limits, list(self._tree.processes())
         if self._cpu + sum(map(cpu_seconds, processes)) > limits["cpu_seconds"]:
             return self._out_of_cpu()
+        if len(processes) > limits["processes"]:  # root has no such limit from the kernel
+            return "out of processes", str(limits["processes"])
         if sum(map(resident, processes)) > limits["memory"]:
             return "out of memory", f"{limits['memory'] >> 20} MiB"
         if self._measured and size(self._folder) > limits["disk"]:

@@ -61,9 +61,17 @@ class Descendants:
     def kill(self, first: int) -> None:
         with contextlib.suppress(OSError):
             os.killpg(first, signal.SIGKILL)
-        for pid in self.processes():
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        stopped: set[int] = set()
+        while found := set(self.processes()) - stopped:  # what is stopped cannot fork away
+            _signal(found, signal.SIGSTOP)
+            stopped |= found
+        _signal(stopped, signal.SIGKILL)
+
+
+def _signal(processes: set[int], number: int) -> None:
+    for pid in processes:
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
 
 
 def _kill_all() -> None:
