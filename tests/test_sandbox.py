@@ -277,7 +277,7 @@ def test_many_threads(nothing_left):
 @needs_proc
 def test_nothing_outlives_whoever_asked(nothing_left):
     """When the process that asked is killed, launcher and program end."""
-    code = "from themis.scoring.sandbox import *; print(isolation(), flush=True); run_program('while 1: 1', Limits(60, 60))"
+    code = "from themis.scoring.sandbox import *; print(isolation(), flush=1); run_program('while 1: 1', Limits(60))"
     asking = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     before = sandboxed()
     asking.stdout.readline()

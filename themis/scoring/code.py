@@ -108,18 +108,18 @@ _PYTHON = frozenset({"", "python", "python3", "py", "py3"})
 
 
 def _blocks(text: str) -> list[str]:
-    """The fenced blocks of Python in their order; one that does not close ends with the text."""
+    """The fenced blocks of Python in their order, as far in as their fences; one that is not closed ends the text."""
     found: list[tuple[str, list[str]]] = []
-    inside = False
-    for line in text.splitlines():
+    inside, margin = False, ""
+    for line in text.split("\n"):
         mark = line.strip()
         if not mark.startswith("```"):
             if inside:
-                found[-1][1].append(line)
+                found[-1][1].append(line.removeprefix(margin))
         elif inside:
             inside = False
         elif "`" not in mark[3:]:
-            inside = True
+            inside, margin = True, line[: line.index("`")]
             found.append((mark[3:].strip().lower().partition(" ")[0], []))
     return ["\n".join(lines) for language, lines in found if language in _PYTHON]
 
