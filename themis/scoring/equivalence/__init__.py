@@ -64,7 +64,7 @@ def _library() -> str:
 
 def _equal(target: str, boxed: str | None, response: str) -> tuple[bool, str | None]:
     """Whether they are equal, and the answer that was found."""
-    if boxed is not None and (known := _plainly(normal_latex(target), normal_latex(boxed))) is not None:
+    if boxed is not None and (known := _plainly(target, boxed)) is not None:
         return known, boxed
     asked = {"text": response[-REACH:]} if boxed is None else {"boxed": boxed}
     try:
@@ -82,10 +82,13 @@ _BRACES = re.compile(r"\\\{[^:|]*\\\}\Z")
 
 
 def _plainly(target: str, answer: str) -> bool | None:
-    """Whether two normal forms are equal where that needs no calculation; None where it does."""
-    if target == answer:
+    """Whether they are equal where that needs no calculation; None where it does."""
+    both_assign = "=" in target and "=" in answer  # x = 5 is 5, but it is not y = 5
+    percent = "%" in target or "%" in answer  # 50% is 50, but also 0.5
+    target, answer = normal_latex(target), normal_latex(answer)
+    if target == answer and not both_assign:
         return True
-    if _NUMBER.match(target) and _NUMBER.match(answer):
+    if _NUMBER.match(target) and _NUMBER.match(answer) and not (percent or both_assign):
         return Decimal(target) == Decimal(answer)
     if any(_BRACES.match(one) and other.startswith(("(", "[")) for one, other in ((target, answer), (answer, target))):
         return False  # a set has no order
