@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -45,11 +46,25 @@ for folder in ('a/b', 'a', '.'):
 @pytest.fixture(params=LEVELS)
 def level(request):
     """Each level that programs can have on this machine."""
+    return reachable(request.param)
+
+
+def reachable(level):
+    """The level, "best" for the best one here; skips where programs cannot have it."""
+    if level == "best":
+        return isolation() or pytest.skip("no program can run here")
     try:
-        sandbox._run("pass", Limits(), request.param)
+        sandbox._run("pass", Limits(), level)
     except SandboxError as error:
         pytest.skip(str(error))
-    return request.param
+    return level
+
+
+def on_levels(programs, lower):
+    """Every program on the best level, and those that are named on the lower ones too: (program, level)."""
+    best = [pytest.param(text, "best", id=name) for name, text in programs.items()]
+    pairs = [(name, level) for name in lower for level in ("user", "process")]
+    return best + [pytest.param(programs[name], level, id=f"{name}, {level}") for name, level in pairs]
 
 
 @pytest.fixture
@@ -130,27 +145,26 @@ def test_the_line_that_raised():
     assert (done.line, done.source) == (5, "json.loads('{')")
 
 
+ENDLESS = {
+    "loop": "while True: pass",
+    "sleep": "import time\ntime.sleep(100)",
+    "fork bomb": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+    "detached": "import os, time\nif os.fork() == 0:\n    os.setsid()\n    os.fork()\ntime.sleep(100)",
+    "deaf": "import signal, time\nfor n in {*range(1, 32)} - {9, 19}: signal.signal(n, signal.SIG_IGN)\ntime.sleep(100)",
+}
+
+
 @needs_proc
-@pytest.mark.parametrize(
-    "program",
-    [
-        "while True: pass",
-        "import time\ntime.sleep(100)",
-        "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
-        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    os.fork()\ntime.sleep(100)",
-        "import signal, time\nfor n in {*range(1, 32)} - {9, 19}: signal.signal(n, signal.SIG_IGN)\ntime.sleep(100)",
-    ],
-    ids=["loop", "sleep", "fork bomb", "detached", "deaf"],
-)
+@pytest.mark.parametrize(("program", "level"), on_levels(ENDLESS, ["fork bomb", "detached"]))
 def test_endless_programs(program, level, nothing_left):
     """A program without end is over within its limits, and so is what it started."""
-    if level == "process" and os.geteuid() == 0 and "fork()\n    except" in program:
+    level = reachable(level)
+    if level == "process" and os.geteuid() == 0 and program == ENDLESS["fork bomb"]:
         pytest.skip("at level process the kernel does not bound the processes of root")
-    began = time.monotonic()
     done = run(program, level)
 
     assert done.ended in {"out of time", "out of processes"}
-    assert time.monotonic() - began < 15  # of which a busy machine may take most
+    assert done.seconds < 10 * SMALL.seconds + 5  # of which a busy machine may take most
 
 
 @needs_proc
@@ -165,21 +179,23 @@ def test_what_detaches_ends_with_the_program(level):
     assert sandboxed(mark) - sandboxed() == set()
 
 
-@pytest.mark.parametrize(
-    ("program", "endings"),
-    [
-        ("x = []\nwhile True: x.append(bytearray(10**7))", {"raised", "out of time"}),
-        (MANY_HOGS, {"out of memory", "out of time"}),
-        ("open('f', 'wb').write(bytes(1 << 26))", {"raised"}),
-        ("for n in range(99):\n    with open(str(n), 'wb') as f: f.write(bytes(1 << 22))", {"raised", "out of disk"}),
-    ],
-    ids=["memory", "memory of many", "large file", "many files"],
-)
-def test_hogs(program, endings, level, nothing_left):
-    """More memory or disk than was given is refused or ends the program, whether one process takes it or many."""
-    done = run(program, level)
+HOGS = {
+    "memory": "x = []\nwhile True: x.append(bytearray(10**7))",
+    "memory of many": MANY_HOGS,
+    "large file": "open('f', 'wb').write(bytes(1 << 26))",
+    "many files": "for n in range(99):\n    with open(str(n), 'wb') as f: f.write(bytes(1 << 22))",
+}
 
-    assert done.ended in endings
+
+@pytest.mark.parametrize(("program", "level"), on_levels(HOGS, ["memory of many", "many files"]))
+def test_hogs(program, level, nothing_left):
+    """More memory or disk than was given is refused or ends the program, whether one process takes it or many."""
+    done = run(program, reachable(level), Limits(seconds=5.0, memory=256 << 20, disk=16 << 20))
+
+    assert (done.ended, done.detail.partition(":")[0]) in {
+        *(("raised", "MemoryError"), ("raised", "OSError")),
+        *(("out of memory", "256 MiB"), ("out of disk", "16 MiB")),
+    }
 
 
 def test_a_gigabyte_of_output(nothing_left):
@@ -215,7 +231,7 @@ def test_deleting_files(apart, tmp_path):
     tmp_path.chmod(0o777)
     program = f"""
 import os, shutil
-for place in ({str(tmp_path)!r}, os.path.expanduser('~'), {str(Path.home())!r}, os.getcwd(), '/etc', '/bin'):
+for place in ({str(tmp_path)!r}, os.path.expanduser('~'), {str(Path.home())!r}, os.getcwd(), '/etc'):
     shutil.rmtree(place, ignore_errors=True)
 assert not os.path.exists({str(kept)!r})
 for place in ('/x', '/usr/x', {str(Path(sys.prefix) / "x")!r}):
@@ -223,20 +239,30 @@ for place in ('/x', '/usr/x', {str(Path(sys.prefix) / "x")!r}):
     except OSError: continue
     print('wrote', place)
 """
-    done = run_program(program, SMALL)
+    done = run_program(program)
 
     assert (done.ended, done.output) == ("finished", "")
     assert kept.read_text() == "here"
 
 
-def test_no_network(apart):
-    """A server of this machine is out of reach, and so is every other."""
+@pytest.mark.skipif(not LINUX, reason="only Linux can close the network to a program")
+def test_no_network(level):
+    """A server of this machine is out of reach, and so is every other; pairs of sockets work."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        done = run_program(f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)", SMALL)
+        reaching = f"import socket\nsocket.socketpair()\nsocket.create_connection(('127.0.0.1', {port}), 1)"
+        done = run(reaching, level)
 
-    assert done.ended == "raised"
-    assert done.detail.startswith("OSError: [Errno 101]")
+    assert (done.ended, done.line) == ("raised", 3)
+    assert done.detail == "PermissionError: [Errno 13] Permission denied"
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux filters system calls")
+def test_no_other_table_of_calls(level):
+    """The calls of other tables, by which a filter could be passed by, do not exist."""
+    program = "import ctypes\nc = ctypes.CDLL(None)\nprint(c.syscall(0x40000000 + 41, 2, 1, 0), c.ptrace(0, 0, 0, 0))"
+
+    assert run(program, level).output.split() == ["-1", "-1"]
 
 
 def test_no_rights_inside(apart):
@@ -327,16 +353,16 @@ def test_on_ray(ray_session):
     assert endings == ["finished", "raised", "exited"]
 
 
+@needs_proc
 def test_overhead():
-    """A program costs less than 120 ms of wall time where nothing else runs (about 45 with a quick disk)."""
+    """A program costs less than 150 ms of CPU beside its own (some 40 where nothing else runs), two Pythons included."""
     run_program("pass")
-    times = []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for _ in range(10):
-        began = time.perf_counter()
         run_program("pass")
-        times.append(time.perf_counter() - began)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
 
-    assert min(times) < 0.12
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
 
 
 @pytest.mark.soak

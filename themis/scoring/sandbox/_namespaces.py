@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 
-from themis.scoring.sandbox._kernel import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, call, prctl
+from themis.scoring.sandbox._kernel import LINUX, PR_SET_DUMPABLE, PR_SET_PDEATHSIG, call, prctl
 from themis.scoring.sandbox._program import Program
 from themis.scoring.sandbox._tree import Namespace, spare_user
 
@@ -38,6 +38,8 @@ def in_namespaces(request: Request, reply: Callable[[dict[str, Any]], None]) -> 
     Raises:
         OSError: The kernel does not allow this user to make them.
     """
+    if not LINUX:
+        raise OSError("only Linux has namespaces")
     user = spare_user() if os.geteuid() == 0 else None
     if user is None or not _unshared():
         user = None
