@@ -41,6 +41,12 @@ def scored(response, metric=METRIC, sample=SAMPLE, kind="chat"):
     return evaluate_generation(metric, sample, GenerationRecord("g", "", response, kind=kind))
 
 
+@pytest.fixture(autouse=True)
+def any_level(monkeypatch):
+    """These programs are known: the tests run on machines that isolate little, too."""
+    monkeypatch.setenv("THEMIS_ISOLATION", "process")
+
+
 RIGHT = {
     "body": "    return x / 4",
     "body, stripped": "return x / 4",
