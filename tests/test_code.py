@@ -11,10 +11,10 @@ import pytest
 
 from themis import evaluate
 from themis.benchmarks import load_benchmark
-from themis.errors import DataError
+from themis.errors import DataError, UsageError
 from themis.models.replay import ReplayModel
 from themis.records import GenerationRecord, Sample
-from themis.scoring import evaluate_generation, load_metric, sandbox
+from themis.scoring import PassAtK, evaluate_generation, load_metric, sandbox
 from themis.scoring.code import PassesTests, extract_code, in_words
 from themis.scoring.sandbox import Execution, Limits
 
@@ -151,15 +151,21 @@ def test_tests_alone():
 
 
 def test_no_sandbox(monkeypatch):
-    """A machine that cannot isolate is an error of the scorer, not a 0; so is a sample without tests."""
+    """A machine that cannot isolate is an error of the scorer, not a 0."""
     monkeypatch.setattr(sandbox, "_best", lambda: ("process", {}))
     monkeypatch.setenv("THEMIS_ISOLATION", "namespaces")
     evaluation = scored("return x / 4")
 
     assert (evaluation.status, evaluation.error_kind, evaluation.error_type) == ("error", "scorer", "SandboxError")
     assert evaluation.score is None
-    assert "has no target" in scored("pass", PassesTests(), Sample("s", "?")).error_message
-    assert "has no field 'prompt'" in scored("pass", METRIC, Sample("s", "?", "1")).error_message
+
+
+def test_samples_that_do_not_fit():
+    """A sample without tests, or without the fields that the metric names, is refused before anything is asked."""
+    with pytest.raises(UsageError, match="has no target"):
+        evaluate([{"question": "?"}], lambda prompt: "pass", metrics=["passes"], storage=None)
+    with pytest.raises(UsageError, match="has no field 'prompt' in its row; it has question, answer"):
+        evaluate([{"question": "?", "answer": "1"}], lambda prompt: "pass", metrics=[METRIC])
 
 
 def test_metric_is_a_value():
@@ -198,14 +204,14 @@ def test_example_samples(humaneval, tmp_path):
         "humaneval",
         ReplayModel(str(humaneval / "example_samples.jsonl"), response="completion", sample_id="task_id"),
         data=humaneval / "example_problem.jsonl",
-        metrics=[PassesTests(start="prompt", entry_point="entry_point", limits=Limits(seconds=2.0))],
+        metrics=[METRIC, PassAtK(1, METRIC)],
         num_samples=6,
         storage=tmp_path / "runs",
     )
     rows = (humaneval / "example_samples.jsonl").read_text().splitlines()
-    scores = {evaluation.repeat: evaluation.score for evaluation in result.evaluations}
+    scores = {e.repeat: e.score for e in result.evaluations if e.metric == "passes"}
 
-    assert result.metrics["passes"] == 0.5
+    assert result.metrics == {"passes": 0.5, "pass@1": 0.5}
     assert [scores[repeat] for repeat in range(6)] == ["return 1" in row and "sleep" not in row for row in rows]
     assert (tmp_path / "tmp").is_dir()
 

@@ -34,14 +34,14 @@ _BENCHMARKS: Registry[Callable[[], Benchmark] | Benchmark] = Registry(
         "humaneval_completion": "themis.benchmarks.humaneval:humaneval_completion",
         "math": "themis.benchmarks.math:math",
         "math500": "themis.benchmarks.math500:math500",
+        "mbpp": "themis.benchmarks.mbpp:mbpp",
+        "mbpp_sanitized": "themis.benchmarks.mbpp:mbpp_sanitized",
         "mmlu": "themis.benchmarks.mmlu:mmlu",
         "mmlu_loglikelihood": "themis.benchmarks.mmlu:mmlu_loglikelihood",
         "mmlu_pro": "themis.benchmarks.mmlu_pro:mmlu_pro",
         "mmlu_stem": "themis.benchmarks.mmlu:mmlu_stem",
         "truthfulqa": "themis.benchmarks.truthfulqa:truthfulqa",
         "truthfulqa_loglikelihood": "themis.benchmarks.truthfulqa:truthfulqa_loglikelihood",
-        "mbpp": "themis.benchmarks.mbpp:mbpp",
-        "mbpp_sanitized": "themis.benchmarks.mbpp:mbpp_sanitized",
     },
 )
 

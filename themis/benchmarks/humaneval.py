@@ -9,7 +9,7 @@ from themis.benchmarks.data import locate, shipped_rows
 from themis.records import Sample
 from themis.scoring.code import PassesTests
 
-_FILE = "humaneval/HumanEval.jsonl.gz"
+_FILE = "humaneval/HumanEval.*"
 _HUB = "hf://datasets/openai/openai_humaneval/openai_humaneval/test-00000-of-00001.parquet"
 
 _PROMPT = """\

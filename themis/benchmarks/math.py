@@ -12,7 +12,7 @@ from themis.scoring import ExactMatch
 from themis.scoring.equivalence import MathEquivalence
 from themis.scoring.text import last_boxed
 
-_FILE = "math/test.jsonl"
+_FILE = "math/test.*"
 _HUB = "hf://datasets/EleutherAI/hendrycks_math/*/test-00000-of-00001.parquet"
 
 _PROMPT = r"""Solve the following problem step by step. Put the final answer, and nothing else, in \boxed{{}}.

@@ -33,16 +33,14 @@ _TEST_SPLIT = range(11, 511)
 
 def mbpp() -> Benchmark:
     """The 500 tasks of the test split, as they were collected."""
-    return _benchmark(
-        "mbpp", "mbpp/mbpp.jsonl", _HUB.format("full"), "500 short Python functions; their three tests pass"
-    )
+    return _benchmark("mbpp", "mbpp/mbpp.*", _HUB.format("full"), "500 short Python functions; their three tests pass")
 
 
 def mbpp_sanitized() -> Benchmark:
     """The 257 tasks of the test split whose words and tests were checked by hand."""
     return _benchmark(
         "mbpp_sanitized",
-        "mbpp/sanitized-mbpp.json",
+        "mbpp/sanitized-mbpp.*",
         _HUB.format("sanitized"),
         "257 short Python functions, the part of MBPP that was checked by hand; their tests pass",
     )

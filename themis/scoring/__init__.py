@@ -89,6 +89,7 @@ _METRICS: Registry[Metric] = Registry(
         "math_equivalence": "themis.scoring.equivalence:MathEquivalence",
         "number_match": ExactMatch("number", "number_match"),
         "pairwise": PairwiseJudge(),
+        "passes": "themis.scoring.code:PassesTests",
         "regex": Family("PATTERN", RegexMatch, RegexMatch, "regex"),
         "regex_last": Family("PATTERN", RegexMatch, partial(RegexMatch, last=True), "regex_last"),
         "rouge1": Rouge("1", "rouge1"),
@@ -98,7 +99,6 @@ _METRICS: Registry[Metric] = Registry(
         "stated_match": PlaceMatch("stated", "stated_match"),
         "token_f1": Squad(),
         "word_accuracy": ErrorRate(),
-        "passes": "themis.scoring.code:PassesTests",
     },
 )
 

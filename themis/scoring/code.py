@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from themis.scoring.base import Metric, Score
+from themis.scoring.needs import needed_targets, needed_text, needs_text
 from themis.scoring.sandbox import Limits, run_program
 
 if TYPE_CHECKING:
-    from themis.records import GenerationRecord, Sample
+    from themis.records import GenerationRecord, Kind, Sample
     from themis.scoring.sandbox import Execution
 
 
@@ -19,7 +20,7 @@ class PassesTests(Metric):
     """1 where the answer's code, and after it the target as tests, run to their end without an exception, else 0.
 
     The answer is the code that was found in the response (extract_code). A machine that cannot isolate the program
-    as far as is asked (themis.scoring.sandbox) is an error of the scorer, never a 0.
+    as far as is asked (themis.scoring.sandbox) is an error of the scorer, never a 0. Of several targets all are run.
 
     Attributes:
         start: The field of a sample's row with the code that the answer goes on with or repeats: its imports and the
@@ -40,15 +41,20 @@ class PassesTests(Metric):
         given = {"seconds": limits.seconds, "cpu_seconds": limits.cpu_seconds, "memory": limits.memory}
         return {"start": self.start, "entry_point": self.entry_point, **given}
 
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        missing = [name for name in (self.start, self.entry_point) if name and name not in sample.metadata]
+        if missing:
+            return f"sample {sample.id!r} has no field {missing[0]!r} in its row; it has {', '.join(sample.metadata)}"
+        return needs_text(sample, kind)
+
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
-        tests = _tests(sample)
-        start = _field(sample, self.start) or ""
-        if generation.response is None:
-            raise ValueError(f"a {generation.kind} generation has no text that could be a program")
+        tests = "\n".join(needed_targets(sample))
+        start = sample.metadata[self.start] if self.start else ""
         if generation.kind == "completion":
-            code = start + generation.response
+            code = start + needed_text(generation)
         else:
-            code = extract_code(generation.response, start, _wanted(_field(sample, self.entry_point), tests))
+            entry_point = sample.metadata[self.entry_point] if self.entry_point else None
+            code = extract_code(needed_text(generation), start, _wanted(entry_point, tests))
         if not code.removeprefix(start).strip():
             return Score(0.0, explanation="there is no code in the answer")
         execution = run_program(f"{code}\n\n{tests}\n", self.limits)
@@ -58,21 +64,6 @@ class PassesTests(Metric):
             explanation=in_words(execution),
             metadata={"ended": execution.ended, "isolation": execution.isolation},
         )
-
-
-def _tests(sample: Sample) -> str:
-    tests = sample.target
-    if not tests:
-        raise ValueError(f"sample {sample.id!r} has no target; to run code, its target has to be tests in Python")
-    return tests if isinstance(tests, str) else "\n".join(tests)
-
-
-def _field(sample: Sample, name: str | None) -> str | None:
-    if name is None:
-        return None
-    if name not in sample.metadata:
-        raise ValueError(f"sample {sample.id!r} has no field {name!r}; it has {', '.join(sample.metadata)}")
-    return str(sample.metadata[name])
 
 
 def _wanted(entry_point: str | None, tests: str) -> frozenset[str]:

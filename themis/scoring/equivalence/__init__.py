@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from themis.errors import UndecidedError
 from themis.scoring.base import Metric, Score
 from themis.scoring.equivalence._children import CHILDREN, SECONDS
+from themis.scoring.needs import needed_targets, needed_text, needs_text
 from themis.scoring.text import last_boxed, normal_latex
 
 if TYPE_CHECKING:
-    from themis.records import GenerationRecord, Sample
+    from themis.records import GenerationRecord, Kind, Sample
 
 __all__ = ["MathEquivalence"]
 
@@ -42,16 +43,17 @@ class MathEquivalence(Metric):
     def config(self) -> dict[str, Any]:
         return {"math_verify": _library(), "seconds": SECONDS}
 
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        return needs_text(sample, kind)
+
+    def answer_key(self, answer: str) -> str:
+        return normal_latex(answer)
+
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
-        if generation.response is None:
-            raise ValueError(f"a {generation.kind} generation has no text to compare")
-        if not sample.target:
-            raise ValueError(f"sample {sample.id!r} has no target to compare with")
-        targets = [sample.target] if isinstance(sample.target, str) else sample.target
-        boxed = last_boxed(generation.response)
-        answer = boxed
-        for target in targets:
-            equal, answer = _equal(target, boxed, generation.response)
+        response = needed_text(generation)
+        answer = boxed = last_boxed(response)
+        for target in needed_targets(sample):
+            equal, answer = _equal(target, boxed, response)
             if equal:
                 return Score(1.0, answer)
         return Score(0.0, answer)
