@@ -48,7 +48,7 @@ class Program:
         self._cpu = 0.0
 
     def run(self) -> dict[str, Any]:
-        """How it ended; nothing of it runs any more when this process has ended, on most levels at once."""
+        """How it ended; nothing of it runs any more."""
         self._wake, waker = os.pipe()
         os.set_blocking(waker, False)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -92,6 +92,7 @@ class Program:
         import fcntl
 
         os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is ignored here would be ignored there
         kept = [fcntl.fcntl(used, fcntl.F_DUPFD_CLOEXEC, 20) for used in (source, result)]
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for target, used in ((1, output), (2, output), (3, kept[0]), (4, kept[1])):
