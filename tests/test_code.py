@@ -64,6 +64,10 @@ RIGHT = {
     "second thoughts": f"```python\ndef quarter(x):\n    return x\n```\nNo:\n```python\n{FUNCTION}```",
     "other languages": f"```bash\npip install x\n```\n```python\n{FUNCTION}```\n```text\n2\n```",
     "in a list": "1. Write\n   ```python\n   def quarter(x):\n       return x / 4\n   ```\n",
+    "fence after words": f"Here: ```python\n{FUNCTION}```",
+    "fence after code": f"```python\n{FUNCTION.rstrip()}```\nDone.",
+    "body and a stray fence": "    return x / 4\n```\nThat is all.",
+    "fence in a text": "```python\ndef quarter(x):\n    s = '```x'\n    return x / 4\n```",
     "assigned": "```python\nquarter = lambda x: x / 4\n```",
 }
 
@@ -144,6 +148,8 @@ def test_tests_alone():
     assert metric == PassesTests()
     assert scored(block, metric, sample).score == 1.0
     assert scored("def double(x):\n    return 2 * x\nprint(double(3))", metric, sample).score == 1.0
+    assert scored("double: object = lambda x: 2 * x", metric, sample).score == 1.0
+    assert scored("Two.\ndef double(x):\n    return 2 * x\nY = {\n1: 2\n}\nThat is it", metric, sample).score == 1.0
     assert scored("[BEGIN]\ndef double(x):\n    return 2 * x\n[DONE]\nmore", metric, sample).score == 1.0
     assert scored("```python\ndef double(x):\n    return input()\n```", metric, sample).explanation.startswith(
         "EOFError"

@@ -79,9 +79,7 @@ def extract_code(response: str, start: str = "", wanted: frozenset[str] = frozen
     function and the code does not define that function itself, the code is taken for its body, and goes on after
     `start`; else what stands in `start` before the function goes before the code.
     """
-    blocks = _blocks(response)
-    defining = [block for block in blocks if _defined(block) & wanted]
-    code = (defining or blocks[:1] or [_without_prose(response, wanted)])[-1]
+    code = _found(response, wanted, body_first=bool(start))
     if not code.strip():
         return ""
     if not start:
@@ -91,10 +89,22 @@ def extract_code(response: str, start: str = "", wanted: frozenset[str] = frozen
     return start + _indented(code)
 
 
+def _found(response: str, wanted: frozenset[str], *, body_first: bool) -> str:
+    """The part of an answer that is its code."""
+    blocks = [block for block in _blocks(response) if block.strip()]
+    if defining := [block for block in blocks if _defined(block) & wanted]:
+        return defining[-1]
+    if body_first and response.lstrip("\r\n")[:1].isspace():  # it goes on where the prompt ended
+        return response.partition("\n```")[0]
+    if blocks:
+        return blocks[0]
+    return "" if "\n```" in f"\n{response}" else _without_prose(response, wanted)
+
+
 _DEFINITION = re.compile(
     r"^(?:async[ \t]+)?(?:def|class)[ \t]+([A-Za-z_]\w*)|^([A-Za-z_]\w*)[ \t]*(?::[^=\n]*)?=[^=]", re.MULTILINE
 )
-_CODE_LINE = re.compile(r"(?:import|from|(?:async )?def|class)\s+\w|@\w|[ \t]+\S|[A-Za-z_]\w*\s*=[^=]")
+_CODE_LINE = re.compile(r"(?:import|from|(?:async )?def|class)\s+\w|@\w|[ \t]+\S|[A-Za-z_]\w*\s*[:=]|[\])}]")
 _PYTHON = frozenset({"", "python", "python3", "py", "py3"})
 
 
@@ -103,15 +113,15 @@ def _blocks(text: str) -> list[str]:
     found: list[tuple[str, list[str]]] = []
     inside, margin = False, ""
     for line in text.split("\n"):
-        mark = line.strip()
-        if not mark.startswith("```"):
-            if inside:
-                found[-1][1].append(line.removeprefix(margin))
-        elif inside:
+        before, fence, after = line.partition("```")
+        if inside and fence and not after.strip():
             inside = False
-        elif "`" not in mark[3:]:
-            inside, margin = True, line[: line.index("`")]
-            found.append((mark[3:].strip().lower().partition(" ")[0], []))
+            found[-1][1].extend([before.removeprefix(margin)] if before.strip() else [])
+        elif inside:
+            found[-1][1].append(line.removeprefix(margin))
+        elif fence and "`" not in after:
+            inside, margin = True, before if before.isspace() else ""
+            found.append((after.strip().lower().partition(" ")[0], []))
     return ["\n".join(lines) for language, lines in found if language in _PYTHON]
 
 
@@ -124,10 +134,10 @@ def _without_prose(text: str, wanted: frozenset[str]) -> str:
     """The lines of Python in a text without fences; all of it where it does not define what is wanted."""
     marked = text.partition("[BEGIN]")[2] or text
     marked = marked.partition("[DONE]")[0]
-    if not _defined(marked) & wanted:
-        return marked
-    lines = marked.splitlines()
+    lines = marked.split("\n")
     code = [number for number, line in enumerate(lines) if _CODE_LINE.match(line)]
+    if not code or not _defined(marked) & wanted:
+        return marked
     first = next((number for number in code if not lines[number][0].isspace()), 0)
     return "\n".join(lines[first : code[-1] + 1])
 
