@@ -149,7 +149,9 @@ def test_tests_alone():
     assert scored(block, metric, sample).score == 1.0
     assert scored("def double(x):\n    return 2 * x\nprint(double(3))", metric, sample).score == 1.0
     assert scored("double: object = lambda x: 2 * x", metric, sample).score == 1.0
-    assert scored("Two.\ndef double(x):\n    return 2 * x\nY = {\n1: 2\n}\nThat is it", metric, sample).score == 1.0
+    assert (
+        scored("Note: two.\ndef double(x):\n    return 2 * x\nY = {\n1: 2\n}\nThat is it", metric, sample).score == 1.0
+    )
     assert scored("[BEGIN]\ndef double(x):\n    return 2 * x\n[DONE]\nmore", metric, sample).score == 1.0
     assert scored("```python\ndef double(x):\n    return input()\n```", metric, sample).explanation.startswith(
         "EOFError"

@@ -104,7 +104,9 @@ def _found(response: str, wanted: frozenset[str], *, body_first: bool) -> str:
 _DEFINITION = re.compile(
     r"^(?:async[ \t]+)?(?:def|class)[ \t]+([A-Za-z_]\w*)|^([A-Za-z_]\w*)[ \t]*(?::[^=\n]*)?=[^=]", re.MULTILINE
 )
-_CODE_LINE = re.compile(r"(?:import|from|(?:async )?def|class)\s+\w|@\w|[ \t]+\S|[A-Za-z_]\w*\s*[:=]|[\])}]")
+_CODE_LINE = re.compile(
+    r"(?:import|from|(?:async )?def|class)\s+\w|@\w|[ \t]+\S|[A-Za-z_]\w*\s*(?::[^=]*)?=[^=]|[\])}]"
+)
 _PYTHON = frozenset({"", "python", "python3", "py", "py3"})
 
 
