@@ -371,7 +371,7 @@ def test_ray_execution_written_from_the_page_gives_the_shipped_numbers(server, r
     )
     expected = evaluate("math500", "gpt-4", execution_backend=ShippedRay(num_cpus=32), storage_backend=shipped)
 
-    assert result.metrics == expected.metrics == {"exact_match": 1.0}
+    assert result.metrics == expected.metrics == {"math_equivalence": 1.0, "boxed_match": 1.0}
     assert result.report.metrics == expected.report.metrics
     assert {r.id for r in result.generations} == {r.id for r in expected.generations}
     assert not any(record.worker.endswith(f":{os.getpid()}") for record in result.generations)

@@ -9,6 +9,8 @@ ThemisError
 │   ├── TaskError (RuntimeError)         the item raised what cannot travel; its name and traceback can
 │   ├── TaskTimeoutError (TimeoutError)  the item took longer than its timeout
 │   └── WorkerCrashedError               the item ended its worker process three times
+├── SandboxError (RuntimeError)          a program could not be run apart, whatever the program
+├── UndecidedError (TimeoutError)        an answer could not be compared within the limits of a comparison
 ├── StorageError (OSError)               a storage could not be read or written
 │   ├── RunNotFoundError (FileNotFoundError)
 │   └── ReportNotFoundError (FileNotFoundError)
@@ -42,10 +44,12 @@ __all__ = [
     "RequestError",
     "RunMismatchError",
     "RunNotFoundError",
+    "SandboxError",
     "StorageError",
     "TaskError",
     "TaskTimeoutError",
     "ThemisError",
+    "UndecidedError",
     "UnknownNameError",
     "UsageError",
     "WorkerCrashedError",
@@ -103,6 +107,14 @@ class TaskTimeoutError(ExecutionError, TimeoutError):
 
 class WorkerCrashedError(ExecutionError):
     """An item, running alone, ended its worker process three times."""
+
+
+class SandboxError(ThemisError, RuntimeError):
+    """A program could not be run apart from the machine as far as was asked; it says nothing of the program."""
+
+
+class UndecidedError(ThemisError, TimeoutError):
+    """An answer could not be compared with its target within the limits of a comparison: it may be right or wrong."""
 
 
 class StorageError(ThemisError, OSError):
