@@ -2,8 +2,8 @@
 
     THEMIS_DATA=... python tests/bench_equivalence.py [ANSWERS]
 
-Answers are MATH-500's own with "0+" before them, so that none is equal as it is written. The children's start is not
-counted: it is a second of CPU for each, once.
+Answers are MATH-500's own with a number added and taken away, so that none is equal as it is written, and none is asked
+twice. The children's start is not counted: it is a second of CPU for each, once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from themis.scoring.equivalence import _children
 def main(count: int) -> None:
     """Print both rates and their ratio, three times."""
     samples = list(load_benchmark("math500").samples())
-    questions = [{"target": s.target, "boxed": f"0+{s.target}"} for s in samples] * (1 + count // len(samples))
+    targets = [sample.target for sample in samples] * (1 + count // len(samples))
+    questions = [{"target": target, "boxed": f"{n}+{target}-{n}"} for n, target in enumerate(targets)]
     for _ in range(3):
         one, all_cores = (rate(questions[:count], children) for children in (1, _children.cores()))
         print(f"1 process {one:.0f}/s, {_children.cores()} processes {all_cores:.0f}/s: {all_cores / one:.2f}x")
