@@ -199,6 +199,57 @@ def test_pooled_metrics_are_compared_by_their_sums(tmp_path, monkeypatch):
     assert compare("b", "a", storage=tmp_path).differences[0].p_value == pytest.approx(found.p_value, abs=0.01)
 
 
+def test_a_pooled_metric_of_ones_own(tmp_path, capsys):
+    """Its number is never taken for the mean of its scores: it is compared where the metric is given, else unknown."""
+    for run_id, share in (("a", 0.5), ("b", 0.8)):
+        make(tmp_path, run_id, share, 5, metrics=[Share(), "exact_match"])
+    (given,) = compare("a", "b", storage=tmp_path, metrics=Share()).differences
+    comparison = compare("a", "b", storage=tmp_path)
+    unknown, known = comparison.differences
+
+    assert given.difference == given.run_mean - given.baseline_mean
+    assert given.test == "approximate randomization"
+    assert (unknown.difference, unknown.p_value, unknown.bound_low, unknown.n_paired) == (None, None, None, 60)
+    assert known.difference is not None
+    assert "give the metric itself, compare(..., metrics=[METRIC])" in "\n".join(comparison.notes())
+    gate = ("compare", "a", "b", "--storage", tmp_path, "--max-regression", "share_of_digits=0.9")
+    assert "the difference of b and a cannot be computed" in shown(capsys, *gate, code=4).err
+
+
+def test_one_sample_of_a_pooled_metric(tmp_path):
+    """It has both numbers and their difference, and nothing about how sure they are."""
+    for run_id, answer in (("a", "1 2 3 4"), ("b", "1 2 3 5")):
+        rows = [{"question": "q", "answer": "1 2 3 4"}]
+        make(tmp_path, run_id, rows=rows, model=lambda _, answer=answer: answer, metrics=["word_accuracy"])
+    (found,) = compare("a", "b", storage=tmp_path).differences
+
+    assert (found.baseline_mean, found.run_mean, found.difference) == (1.0, 0.75, -0.25)
+    assert (found.stderr, found.ci_low, found.p_value) == (None, None, 1.0)
+
+
+class Sometimes(Metric):
+    """Cannot score the second answer to every tenth question."""
+
+    name = "sometimes"
+
+    def score(self, sample, generation):
+        if int(sample.id) % 10 == 0 and generation.repeat == 1:
+            raise ValueError("no")
+        return Score(1.0, "x")
+
+
+def test_repeats_without_a_score_bound_the_difference(tmp_path):
+    """A sample that has scores for some repeats only is paired, and what the others could change is told."""
+    make(tmp_path, "a", num_samples=4, metrics=[Sometimes()])
+    make(tmp_path, "b", 0.9, num_samples=4, metrics=[Sometimes()])
+    comparison = compare("a", "b", storage=tmp_path)
+    (found,) = comparison.differences
+
+    assert (found.n_paired, found.difference, found.n_unscored_run) == (60, 0.0, 0)
+    assert (found.bound_low, found.bound_high) == pytest.approx((-6 / 240, 6 / 240))
+    assert "some repeats without a score: difference within [-0.0250, 0.0250]" in "\n".join(comparison.notes())
+
+
 def failing(kind, first):
     """A model that fails on its first questions."""
 
@@ -505,6 +556,19 @@ def test_a_gate_that_means_nothing_is_wrong_usage(options, message, two, capsys)
 
     assert message in printed.err
     assert printed.out == ""
+
+
+def test_gates_at_the_boundary(two, capsys):
+    """What is at the limit passes, whatever floats make of it; no number is no limit; a near miss is shown in full."""
+    found = compare("low", "high", storage=two).differences[0]
+    below = replace(found, difference=0.78 - 0.8)
+    assert not below.falls_by_more_than(0.02, strict=True)
+    assert below.falls_by_more_than(0.0199, strict=True)
+    with pytest.raises(UsageError, match="a limit of nan on exact_match"):
+        compare("low", "high", storage=two).regressions({"exact_match": float("nan")})
+    gate = ("compare", "low", "high", "--storage", two, "--level", "0.999", "--fail-under")
+    assert "99.9% interval" in shown(capsys, *gate, "exact_match=0.9").out
+    assert "mean 0.9000 is below 0.90000001" in shown(capsys, *gate, "exact_match=0.90000001", code=4).err
 
 
 def test_a_threshold_is_checked_before_anything_is_asked(tmp_path, capsys):

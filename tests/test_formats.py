@@ -62,3 +62,4 @@ def test_a_cell_stays_one_cell():
 
     assert text.splitlines()[2:] == ["| a\\|b\\\\\\|c d |"]
     assert len(to_markdown(report_of(*hundred())).splitlines()) == 3
+    assert markdown_table(["h"], [["<answer> *5*\r\n`x`"]]).splitlines()[2] == "| \\<answer> \\*5\\* \\`x\\` |"

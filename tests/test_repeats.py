@@ -13,6 +13,7 @@ from themis.models import Model, Response
 from themis.records import EvaluationRecord
 from themis.scoring import BestAtK, ExactMatch, MajAtK, MeanAtK, PassAtK, PassHatK, Score, load_metric
 from themis.scoring.repeats import REPEATS
+from themis.stats import pass_at_k
 
 ROWS = [{"question": f"q{number}", "answer": str(number)} for number in range(6)]
 BASE = ExactMatch()
@@ -69,6 +70,13 @@ def test_a_score_is_the_mean_over_all_choices(kind):
         each = [kind(k, BASE).reduce(list(chosen)).score for chosen in combinations(found, k)]
 
         assert pytest.approx(sum(each) / len(each), abs=1e-12) == kind(k, BASE).reduce(found).score
+
+
+def test_a_thousand_answers():
+    """Where there are more choices than floats reach, the majority's expected score is still a number."""
+    found = evaluations(*["1"] * 5, *[None] * 1095)
+
+    assert MajAtK(500, BASE).reduce(found).score == pytest.approx(pass_at_k(1100, 5, 500), rel=1e-12)
 
 
 def test_known_values():

@@ -225,6 +225,16 @@ def test_groups_in_a_report():
     assert to_json(report) == json.loads(json.dumps(to_json(report)))
 
 
+def test_a_group_without_a_score_is_not_among_those_averaged():
+    """The number of groups beside the macro average is that of the means in it."""
+    groups = {"a": "x", "b": "y", "c": "z"}
+    rows = [scored("a", 1.0), scored("b", 0.0), unscored("c", "infrastructure")]
+    report = report_of(rows, [answered("a"), answered("b"), lost("c")], [(name, 0) for name in groups], groups=groups)
+    result = report.metrics["exact_match"]
+
+    assert (result.n_groups, result.macro_mean, list(report.groups["exact_match"])) == (2, 0.5, ["x", "y", "z"])
+
+
 def test_groups_that_are_clusters():
     """Where groups are clusters, the standard error is over them, Student's interval too, and there is no breakdown."""
     scores = {"a": 1.0, "b": 1.0, "c": 0.0, "d": 0.0, "e": 1.0}
@@ -279,6 +289,8 @@ def test_a_pooled_number_that_cannot_be_told(caplog):
     """Sums that make no number give None with a warning; the report is not lost."""
     assert pooled_report({"a": [0, 0], "b": [0, 0]}).metrics["ratio"].mean is None
     assert "made no number" in caplog.text
+    assert pooled_report({"a": [1, 2], "b": [1, 2, 3]}).metrics["ratio"].mean is None
+    assert "values of different lengths" in caplog.text
     one = pooled_report({"a": [1, 2]}).metrics["ratio"]
     assert (one.mean, one.stderr, one.ci_low) == (0.5, None, None)
 

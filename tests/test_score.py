@@ -98,6 +98,26 @@ def test_only_what_is_missing_is_computed():
     assert len(set(ids.values())) == len(ids) == 12
 
 
+class Meanwhile(Metric):
+    """Another call scores the run by a metric of its own while this one is at work."""
+
+    name = "meanwhile"
+
+    def score(self, sample, generation):
+        if sample.id == "0":
+            score("both", "number_match")
+        return Score(1.0, "x")
+
+
+def test_two_calls_at_once():
+    """Scores that another call added meanwhile stay in the report."""
+    asked(run_id="both")
+    found = score("both", Meanwhile())
+
+    assert list(found.report.metrics) == ["exact_match", "number_match", "meanwhile"]
+    assert vars(found.storage.load_report("both")) == vars(found.report)
+
+
 def test_it_covers_what_the_report_covered():
     """After a call with a limit its samples are scored and no others, though more are stored."""
     asked(num_samples=2)

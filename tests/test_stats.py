@@ -77,6 +77,21 @@ def test_t_interval():
     assert stats.t_interval(1.0, None, 0) is None
 
 
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 0.7])
+def test_equal_values_vary_by_nothing(value):
+    """Equal values that floats cannot hold have a standard error of 0, not of 1e-17, and claim no certainty."""
+    for count in range(2, 40):
+        values, sizes = [value] * count, [n // 5 for n in range(count)]
+        assert stats.standard_error(values) == 0
+        assert stats.clustered_standard_error(values, sizes) in {0, None}
+        assert stats.jackknife_standard_error(values) == 0
+        assert stats.correlation(values, list(range(count))) is None
+        assert stats.bootstrap_interval(values, sizes, resamples=50) is None
+    shifted = stats.paired_difference([0.2, 0.3, 0.8], [0.3, 0.4, 0.9])
+    assert (shifted.stderr, shifted.ci_low) == (0, None)
+    assert stats.standard_error([1e-9, 2e-9]) == pytest.approx(5e-10)
+
+
 def test_missing_bounds():
     """80 right of 90 scored and 100 attempted lie between 0.80 and 0.90."""
     assert stats.missing_bounds([1.0] * 80 + [0.0] * 10, 100) == (0.8, 0.9)

@@ -165,8 +165,11 @@ def _pooled(kept: Sequence[Evaluation], scores: Sequence[float], counted: Counte
     for row, cluster in zip(kept, clusters, strict=True):
         value = json.loads(row.value) if isinstance(row.value, str) else row.value
         values.setdefault(cluster, []).append(value)
-    parts = [_added(summands) for summands in values.values()]
-    number = _number(counted.pooled, _added(parts)) if parts else None
+    if len({len(value) for rows in values.values() for value in rows}) > 1:
+        logger.warning("a pooled metric gave values of different lengths, which have no sums: there is no number")
+        return _Certainty()
+    parts = [added(summands) for summands in values.values()]
+    number = _number(counted.pooled, added(parts)) if parts else None
     stderr = None if number is None else jackknife_standard_error(parts, counted.pooled)
     if number is None or stderr is None:
         return _Certainty(number)
@@ -180,7 +183,7 @@ def jackknife_standard_error(parts: Sequence[Sequence[float]], pooled: Any) -> f
 
     None for fewer than two parts, and where one cannot be left out.
     """
-    total, n = _added(parts), len(parts)
+    total, n = added(parts), len(parts)
     if n < 2:
         return None
     left = [_number(pooled, [whole - one for whole, one in zip(total, part, strict=True)]) for part in parts]
@@ -188,7 +191,7 @@ def jackknife_standard_error(parts: Sequence[Sequence[float]], pooled: Any) -> f
     return stats.jackknife_standard_error(numbers) if len(numbers) == n else None
 
 
-def _added(rows: Sequence[Sequence[float]]) -> list[float]:
+def added(rows: Sequence[Sequence[float]]) -> list[float]:
     """The element-wise sums, exact."""
     return [math.fsum(column) for column in zip(*rows, strict=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from themis.errors import UsageError
@@ -29,7 +30,7 @@ class Threshold(NamedTuple):
     least: float
 
     def __str__(self) -> str:
-        return f"{self.metric}{'' if self.field == 'mean' else f'.{self.field}'}={self.least:g}"
+        return f"{self.metric}{'' if self.field == 'mean' else f'.{self.field}'}={self.least:.10g}"
 
 
 def parse_threshold(text: str) -> Threshold:
@@ -83,13 +84,13 @@ def failures(thresholds: Iterable[Threshold], reports: Sequence[Report]) -> list
 
 def _reaches(threshold: Threshold, report: Report) -> bool:
     value = report.metrics[threshold.metric][threshold.field]
-    return value is not None and value >= threshold.least
+    return value is not None and (value >= threshold.least or math.isclose(value, threshold.least, rel_tol=1e-12))
 
 
 def _failure(threshold: Threshold, report: Report) -> str:
     result = report.metrics[threshold.metric]
     value, what = result[threshold.field], FIELDS[threshold.field]
-    found = "is not known" if value is None else f"{value:.4f} is below {threshold.least:g}"
+    found = "is not known" if value is None else f"{_beside(value, threshold.least)} is below {threshold.least:.10g}"
     return (
         f"--fail-under {threshold}: {threshold.metric} of {report.benchmark} by {report.model}: {what} {found} "
         f"({result.n_scored} of {result.n_attempted} scored)"
@@ -99,16 +100,24 @@ def _failure(threshold: Threshold, report: Report) -> str:
 def regressions(comparison: Comparison, limits: Mapping[str, float], *, strict: bool = False) -> list[str]:
     """Every regression beyond its limit, in words; see Comparison.regressions."""
     return [
-        f"--max-regression {each.metric}={limits[each.metric]:g}: {_worse(each)}"
+        f"--max-regression {each.metric}={limits[each.metric]:.10g}: {_worse(each, limits[each.metric])}"
         for each in comparison.regressions(limits, strict=strict)
     ]
 
 
-def _worse(each: MetricDifference) -> str:
-    if each.difference is None:
+def _worse(each: MetricDifference, limit: float) -> str:
+    if each.difference is None and not each.n_paired:
         return f"no sample has a score in both {each.run} and {each.baseline}"
+    if each.difference is None:
+        return f"the difference of {each.run} and {each.baseline} cannot be computed"
     how_sure = f"p = {each.p_adjusted:.2g}, {each.n_paired} samples"
-    return f"{each.run} is {-each.difference:.4f} below {each.baseline} ({how_sure})"
+    return f"{each.run} is {_beside(-each.difference, limit)} below {each.baseline} ({how_sure})"
+
+
+def _beside(value: float, limit: float) -> str:
+    """The value to four places; in full where these would read like the limit."""
+    short = f"{value:.4f}"
+    return short if float(short) != limit else repr(value)
 
 
 def cautions(comparison: Comparison, limits: Mapping[str, float]) -> list[str]:

@@ -139,8 +139,8 @@ class MetricResult(dict[str, Any]):
         n_unanswered: Those among the scored in which no answer was found; their score is 0.
         errors: Number of unscored ones by kind of error.
         bound_low, bound_high: The mean if every unscored one were wrong, and if every one were right.
-        n_groups, macro_mean, macro_stderr: Where results are broken down by group: how many groups there are, the mean
-            of their means, and its standard error. `mean` is over all, which is the micro average.
+        n_groups, macro_mean, macro_stderr: Where results are broken down by group: how many groups have a mean, the
+            mean of these means, and its standard error. `mean` is over all, which is the micro average.
 
     A pooled metric has its number as `mean`; a metric over repeats counts samples, not pairs.
     """

@@ -150,7 +150,7 @@ def _by_group(
     found = {name: estimate_groups(name, each, groups) for name, each in counted.items()}
     for name, by_group in found.items():
         mean, stderr = macro(by_group.values())
-        results[name].update(n_groups=len(by_group), macro_mean=mean, macro_stderr=stderr)
+        results[name].update(n_groups=_n_scored(by_group), macro_mean=mean, macro_stderr=stderr)
     return found
 
 
@@ -169,6 +169,10 @@ def _shared(values: Sequence[Any]) -> list[Any]:
 def _answers(generations: Columns, pairs: Sequence[Pair]) -> dict[Pair, _Generation]:
     rows = _rows(generations, _Generation, GENERATION_COLUMNS)
     return _by_pair(rows, pairs, "generations")
+
+
+def _n_scored(by_group: Mapping[str, MetricResult]) -> int:
+    return sum(result.mean is not None for result in by_group.values())
 
 
 def _scored(

@@ -161,7 +161,7 @@ class _Scoring:
     def _report(
         self, selection: Selection, stopped: str | None, launch: dict[str, Any]
     ) -> tuple[Report, dict[str, str]]:
-        before = self.covered.report
+        before = self._before()
         scoring = {**launch, "execution": {**self.maps.backend.describe(), "max_workers": self.maps.max_workers}}
         found, first_errors = report(
             self.storage,
@@ -180,11 +180,24 @@ class _Scoring:
         )
         return (_merged(before, found) if before and self.covered.same else found), first_errors
 
+    def _before(self) -> Report | None:
+        """The report that is stored now, where another call has scored the same answers meanwhile; else as it was."""
+        then = self.covered.report
+        if then is None or not self.covered.same:
+            return then
+        now = self.storage.load_report(self.run_id)
+        return now if _about(now) == _about(then) else then
+
     def _clustered(self) -> bool:
         if self.benchmark is not None:
             return self.benchmark.clustered
         before = self.covered.report
         return before is not None and any("group" in (one.stderr_method or "") for one in before.metrics.values())
+
+
+def _about(report: Report) -> list[Any]:
+    """Equal for reports over the same answers."""
+    return [report.n_rows, report.n_repeats, report.selection, report.provenance.get("data"), report.errors]
 
 
 def _merged(before: Report, found: Report) -> Report:

@@ -29,6 +29,10 @@ _LATEX = str.maketrans(
 )
 
 
+_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|<`*"})
+"""What would end a cell, or vanish when it is rendered: an answer may well be "<answer>"."""
+
+
 def terminal_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """For a terminal: rich prints it."""
     from rich.table import Table
@@ -45,7 +49,7 @@ def terminal_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Ta
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """In Markdown, without a newline at the end; a newline within a cell becomes a space."""
     lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)
 
 
 def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -78,8 +82,9 @@ def latex_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _markdown(cell: str) -> str:
-    return " ".join(cell.replace("\\", "\\\\").replace("|", "\\|").split("\n"))
+def markdown_text(text: str) -> str:
+    """In Markdown, on one line, every character as itself."""
+    return " ".join(text.translate(_MARKDOWN).splitlines())
 
 
 def _latex_row(cells: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from themis.compare._runs import StoredRun
     from themis.records import Report
     from themis.result import Result
+    from themis.scoring.base import Metric
 
 __all__ = ["ComparedRun", "Comparison", "Flip", "MetricDifference", "SetupDifference", "compare"]
 
@@ -27,7 +28,7 @@ __all__ = ["ComparedRun", "Comparison", "Flip", "MetricDifference", "SetupDiffer
 def compare(
     baseline: str | os.PathLike[str] | Result | Report,
     *runs: str | os.PathLike[str] | Result | Report,
-    metrics: Sequence[str] | str | None = None,
+    metrics: Sequence[str | Metric] | str | Metric | None = None,
     storage: str | os.PathLike[str] | None = None,
     storage_backend: StorageBackend | None = None,
     allow_different: bool | str | Iterable[str] = False,
@@ -47,7 +48,8 @@ def compare(
     Args:
         baseline: The run that the others are compared with: its id, "URL/ID" (its folder), a Result or a Report.
         runs: The others.
-        metrics: Names; default all that the runs have in common, the baseline's main metric first.
+        metrics: Names; default all that the runs have in common, the baseline's main metric first. A metric that pools
+            sums by code of your own is given itself: stored scores do not tell how.
         storage: Where ids are looked up; default $THEMIS_STORAGE, else ./.themis/runs.
         storage_backend: The same as an object, which is not closed.
         allow_different: What may differ besides the model: True for all, or names out of "benchmark", "version",
@@ -78,15 +80,26 @@ def compare(
         _check_distinct(stored)
         pairs = list(combinations(stored, 2)) if all_pairs else [(stored[0], run) for run in stored[1:]]
         _check_overlap(pairs)
-        wanted = [metrics] if isinstance(metrics, str) else metrics
+        wanted, given = _wanted(metrics)
         setup = [each for pair in pairs for each in setup_differences(*pair, wanted)]
         refuse(setup, allowed)
         names = _metrics(stored, wanted)
-        settings = Settings(cluster, level, seed)
+        settings = Settings(cluster, level, seed, given)
         found = [metric_difference(*pair, name, settings) for name in names for pair in pairs]
         by_label, changed = {run.label: run for run in stored}, {each.run for each in setup}
         found = with_flips(_corrected(found), by_label, flips, changed)
     return Comparison(list(map(_compared, stored)), found, setup, _correction(found))
+
+
+def _wanted(metrics: Sequence[str | Metric] | str | Metric | None) -> tuple[list[str] | None, dict[str, Metric]]:
+    """The names that are meant, None for all; and the metrics that were given themselves."""
+    if metrics is None:
+        return None, {}
+    from themis.scoring.base import Metric
+
+    each = [metrics] if isinstance(metrics, str | Metric) else list(metrics)
+    given = {metric.name: metric for metric in each if not isinstance(metric, str)}
+    return [metric if isinstance(metric, str) else metric.name for metric in each], given
 
 
 def _check_options(cluster: str | None, level: float, flips: int | None) -> None:

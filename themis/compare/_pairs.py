@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from themis import stats
-from themis.compare._pooled import pooled_difference, pooled_function, pooled_test
+from themis.compare._pooled import is_pooled, pooled_difference, pooled_function, pooled_test
 from themis.compare.values import MetricDifference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from themis.compare._pooled import Pooled, Summands
     from themis.compare._runs import Scores, StoredRun
+    from themis.scoring.base import Metric
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How differences are computed: cluster by "sample" or "group" (None: as the reports did), level, seed."""
+    """How differences are computed: cluster by "sample" or "group" (None: as the reports did), level, seed.
+
+    `metrics` are those that were given as objects, by name.
+    """
 
     cluster: str | None
     level: float
     seed: int
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
 class _Found(NamedTuple):
@@ -36,22 +44,30 @@ class _Found(NamedTuple):
     p_value: float | None
 
 
+_UNKNOWN = _Found(None, None, stats.PairedDifference(None, None, None, None), None, None, None)
+"""Of a number that is not the mean of scores, where nothing here makes it of their sums."""
+
+
 def metric_difference(baseline: StoredRun, run: StoredRun, metric: str, settings: Settings) -> MetricDifference:
     """The difference of one metric, its p-value not yet corrected and its flips not yet read."""
     before, after = baseline.scores[metric], run.scores[metric]
     names = sorted(before.by_sample.keys() & after.by_sample.keys())
     first, second = (_means(scores, names) for scores in (before, after))
     clusters = _clusters(baseline, run, metric, names, settings)
-    pooled = pooled_function(baseline, metric) if before.statistics and after.statistics else None
-    if pooled is None:
-        found = _of_means(first, second, clusters, repeated=before.repeated or after.repeated, settings=settings)
-    else:
+    summed = bool(before.statistics and after.statistics)
+    pooled = pooled_function(baseline, metric, settings.metrics.get(metric)) if summed else None
+    if pooled is not None:
         befores, afters = ([scores.statistics[name] for name in names] for scores in (before, after))
         found = _of_sums(befores, afters, clusters, pooled, settings)
+    elif summed and any(is_pooled(each, metric) for each in (baseline, run)):
+        found = _UNKNOWN
+    else:
+        found = _of_means(first, second, clusters, repeated=before.repeated or after.repeated, settings=settings)
     wins, losses = (sum(b > a for a, b in zip(*pair, strict=True)) for pair in ((first, second), (second, first)))
     both = before.asked & after.asked
-    missing = len(both) > len(names)
-    bounds = None if pooled and missing else _bounds(before, after, both, None if missing else found.paired.difference)
+    missing = len(both) > len(names) or not both.isdisjoint(before.lost.keys() | after.lost.keys())
+    bounded = found is not _UNKNOWN and not (pooled and missing)
+    bounds = _bounds(before, after, both, None if missing else found.paired.difference) if bounded else None
     return MetricDifference(
         metric=metric,
         baseline=baseline.label,
@@ -92,10 +108,14 @@ def _of_means(
 def _of_sums(
     first: Summands, second: Summands, clusters: list[Any] | None, pooled: Pooled, settings: Settings
 ) -> _Found:
-    if len(set(clusters or range(len(first)))) < 2:
-        return _Found(None, None, stats.PairedDifference(None, None, None, None), None, None, None)
-    numbers = pooled_difference(first, second, clusters, pooled, settings.level)
-    p_value = pooled_test(first, second, clusters, pooled, settings.seed)
+    if not first:
+        return _UNKNOWN
+    try:
+        numbers = pooled_difference(first, second, clusters, pooled, settings.level)
+        p_value = pooled_test(first, second, clusters, pooled, settings.seed)
+    except Exception:  # a user's metric: the other metrics must not be lost for it
+        logger.warning("a pooled metric made no number of the sums of two runs", exc_info=True)
+        return _UNKNOWN
     return _Found(*numbers, f"paired jackknife over {_unit(clusters)}", "approximate randomization", p_value)
 
 
@@ -157,11 +177,14 @@ def _bounds(before: Scores, after: Scores, both: Iterable[str], difference: floa
         return None
     if difference is not None:
         return difference, difference
-    pairs = [(_mean(before, name), _mean(after, name)) for name in both]
-    low = stats.mean([(0 if b is None else b) - (1 if a is None else a) for a, b in pairs])
-    high = stats.mean([(1 if b is None else b) - (0 if a is None else a) for a, b in pairs])
+    names = sorted(both)
+    low = stats.mean([_filled(after, name, 0.0) - _filled(before, name, 1.0) for name in names])
+    high = stats.mean([_filled(after, name, 1.0) - _filled(before, name, 0.0) for name in names])
     return None if low is None or high is None else (low, high)
 
 
-def _mean(scores: Scores, name: str) -> float | None:
-    return stats.mean(scores.by_sample.get(name, []))
+def _filled(scores: Scores, name: str, missing: float) -> float:
+    """The mean of a sample's repeats, with this for each score that is missing."""
+    found, lost = scores.by_sample.get(name, []), scores.lost.get(name, 0)
+    mean = stats.mean([*found, *[missing] * lost])
+    return missing if mean is None else mean

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from themis import stats
 from themis.errors import UsageError
+from themis.estimates import added
 from themis.scoring import PooledMetric, load_metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from themis.compare._runs import StoredRun
+    from themis.scoring.base import Metric
 
     Pooled = Callable[[Sequence[float]], float]
     Summands = Sequence[Sequence[float]]
@@ -21,18 +24,34 @@ if TYPE_CHECKING:
 DRAWS = 10_000
 
 
-def pooled_function(run: StoredRun, metric: str) -> Pooled | None:
-    """What makes a run's number of its sums; None for a metric that does not pool, or is not known here."""
+def is_pooled(run: StoredRun, metric: str) -> bool:
+    """Whether the run's report says that its number is no mean of scores."""
+    result = run.report.metrics.get(metric) if run.report else None
+    return result is not None and (result.stderr_method or "").startswith("jackknife")
+
+
+def pooled_function(run: StoredRun, metric: str, given: Metric | None = None) -> Pooled | None:
+    """What makes a run's number of its sums; None for a metric that does not pool, or is not known here.
+
+    `given` is the metric itself, where it is at hand.
+    """
     from themis.benchmarks import benchmark_names, load_benchmark
 
     name = run.config.get("benchmark")
     own = load_benchmark(name).metrics if name in benchmark_names() else ()
     with suppress(UsageError):
-        found = load_metric(metric, own)
+        found = given or load_metric(metric, own)
         settings = run.metric_config(metric)
         same = settings is None or {"version": found.version, **found.config()} == settings
-        return found.pooled if same and isinstance(found, PooledMetric) else None
+        return partial(_finite, found) if same and isinstance(found, PooledMetric) else None
     return None
+
+
+def _finite(metric: PooledMetric, sums: Sequence[float]) -> float:
+    number = float(metric.pooled(sums))
+    if not math.isfinite(number):
+        raise ValueError(f"{metric.name} made {number} of {list(sums)}")
+    return number
 
 
 def pooled_difference(
@@ -43,9 +62,10 @@ def pooled_difference(
     Efron & Tibshirani 1993, "An Introduction to the Bootstrap", equation 11.5: both sides lose the same sample.
     """
     befores, afters = _by_cluster(first, clusters), _by_cluster(second, clusters)
-    before, after = _added(befores), _added(afters)
+    before, after = added(befores), added(afters)
     pairs = zip(befores, afters, strict=True)
-    left_out = [pooled(_without(after, b)) - pooled(_without(before, a)) for a, b in pairs]
+    alone = len(befores) < 2
+    left_out = [] if alone else [pooled(_without(after, b)) - pooled(_without(before, a)) for a, b in pairs]
     numbers = pooled(before), pooled(after)
     stderr = stats.jackknife_standard_error(left_out)
     interval = stats.t_interval(numbers[1] - numbers[0], stderr, len(left_out) - 1, level) or (None, None)
@@ -61,7 +81,7 @@ def pooled_test(
     Testing for MT"; the observed one counted in.
     """
     befores, afters = _by_cluster(first, clusters), _by_cluster(second, clusters)
-    before, after = _added(befores), _added(afters)
+    before, after = added(befores), added(afters)
     both = [a + b for a, b in zip(before, after, strict=True)]
     differences = [_without(b, a) for a, b in zip(befores, afters, strict=True)]
     columns = (stats.signed_sums(column, DRAWS, seed).tolist() for column in zip(*differences, strict=True))
@@ -81,11 +101,7 @@ def _by_cluster(rows: Summands, clusters: Sequence[Hashable] | None) -> Summands
     members: dict[Hashable, list[Any]] = {}
     for row, cluster in zip(rows, clusters, strict=True):
         members.setdefault(cluster, []).append(row)
-    return [_added(group) for group in members.values()]
-
-
-def _added(rows: Summands) -> list[float]:
-    return [math.fsum(column) for column in zip(*rows, strict=True)]
+    return [added(group) for group in members.values()]
 
 
 def _without(total: Sequence[float], part: Sequence[float]) -> list[float]:

@@ -30,6 +30,7 @@ class Scores:
         by_sample: The scores of each sample that has any, its repeats in their order.
         statistics: Of a pooled metric what each sample adds to its sums; {} for others.
         asked: Every sample that the metric was to score.
+        lost: How many evaluations without a score each sample has that has any.
         repeated: Whether a sample has more than one evaluation.
         scorers: name@version of those that scored.
     """
@@ -37,6 +38,7 @@ class Scores:
     by_sample: dict[str, list[float]] = field(default_factory=dict)
     statistics: dict[str, list[float]] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
+    lost: dict[str, int] = field(default_factory=dict)
     repeated: bool = False
     scorers: set[str] = field(default_factory=set)
 
@@ -164,7 +166,9 @@ def _by_metric(rows: dict[tuple[str, str, int], tuple[Any, float | None, str | N
         scores.repeated = scores.repeated or sample in scores.asked
         scores.asked.add(sample)
         scores.scorers.add(scorer)
-        if score is not None:
+        if score is None:
+            scores.lost[sample] = scores.lost.get(sample, 0) + 1
+        else:
             scores.by_sample.setdefault(sample, []).append(score)
         if value is not None and value.startswith("[") and score is not None:
             added, before = loads(value), scores.statistics.get(sample)

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from themis.errors import UsageError
 from themis.formats import NONE, interval
 from themis.registry import unknown
-from themis.tables import csv_table, html_table, latex_table, markdown_table, terminal_table
+from themis.tables import csv_table, html_table, latex_table, markdown_table, markdown_text, terminal_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from rich.table import Table
+
+ROUNDING = 1e-12
+"""A difference beyond a limit by no more than this is at the limit: 0.78 - 0.8 is below -0.02 in floats."""
 
 SHOWN = 160
 """Characters of a prompt, an answer or a target that are shown beside each other; JSON has all."""
@@ -80,7 +83,7 @@ class MetricDifference:
         n_paired: Samples in all of these.
         n_only_baseline, n_only_run: Samples that the other run was not asked.
         n_unscored_baseline, n_unscored_run: Samples of both for which that run has no score.
-        bound_low, bound_high: The difference over all samples of both, if unscored ones had the worst and the best
+        bound_low, bound_high: The difference over all samples of both, if unscored answers had the worst and the best
             score for the run; None where scores leave [0, 1].
         flips: The largest differences, losses first.
         n_flips: How many there are.
@@ -124,7 +127,7 @@ class MetricDifference:
         """Whether the run is that much worse, and significantly or `strict`; True where the difference is not known."""
         if self.difference is None:
             return True
-        return -self.difference > limit and (strict or self.significant)
+        return -self.difference > limit + ROUNDING and (strict or self.significant)
 
 
 _HEADINGS = (
@@ -167,7 +170,9 @@ class Comparison:
         for name in limits:
             if name not in compared:
                 raise UsageError(unknown("compared metric", name, compared))
-            if limits[name] < 0 or (limits[name] >= 1 and self._within_one(name)):
+            if not limits[name] >= 0:  # nan too
+                raise UsageError(f"a limit of {limits[name]:g} on {name}: give how much worse it may be, from 0")
+            if limits[name] >= 1 and self._within_one(name):
                 raise UsageError(
                     f"a limit of {limits[name]:g} on {name}, whose scores lie between 0 and 1, means nothing: points "
                     "are in the metric's own unit, 0.02 for two points of accuracy"
@@ -210,7 +215,7 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """The table in Markdown, the notes as a list below it, then the flips."""
-        notes = "\n".join(f"- {note}" for note in self.notes())
+        notes = "\n".join(f"- {markdown_text(note)}" for note in self.notes())
         parts = [markdown_table(self._headings(), self._rows()), notes]
         flips = [_flip_row(each, flip) for each in self.differences for flip in each.flips]
         return "\n\n".join([*parts, *([markdown_table(_FLIP_HEADINGS, flips)] if flips else [])])
@@ -225,7 +230,7 @@ class Comparison:
 
     def _headings(self) -> tuple[str, ...]:
         level = self.differences[0].ci_level if self.differences else 0.95
-        return tuple(f"{level:.0%} interval" if name == "95% interval" else name for name in _HEADINGS)
+        return tuple(f"{100 * level:.10g}% interval" if name == "95% interval" else name for name in _HEADINGS)
 
     def _rows(self) -> Iterator[list[str]]:
         return map(_cells, self.differences)
@@ -291,10 +296,19 @@ def _missing(each: MetricDifference) -> str | None:
         f"without a score in {each.run}": each.n_unscored_run,
     }
     told = [f"{count} {what}" for what, count in counts.items() if count]
+    unscored = bool(each.n_unscored_baseline or each.n_unscored_run)
+    open_ended = each.bound_low is not None and each.bound_low != each.bound_high
+    if open_ended and not unscored:
+        told.append("some repeats without a score")
+    if each.difference is None and each.n_paired:
+        told.append(
+            "its number is no mean of scores, and how it is made is not known here, so that there is no difference: "
+            "give the metric itself, compare(..., metrics=[METRIC])"
+        )
     if not told:
         return None
     bounds = ""
-    if each.n_unscored_baseline or each.n_unscored_run:
+    if unscored or open_ended:
         bounds = f": difference within {interval(each.bound_low, each.bound_high)}"
     return f"{each.metric}, {each.run} beside {each.baseline}: {', '.join(told)}{bounds}"
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from math import comb, fsum
+from fractions import Fraction
+from math import comb, fsum, lcm
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from themis import stats
@@ -240,24 +241,29 @@ def _expected_majority(votes: Sequence[tuple[int, float]], silent: int, k: int) 
     """The mean score of the majority over all choices of k out of n, ties as in MajAtK."""
     n = silent + sum(count for count, _ in votes)
     most = range(1, min(k, max((count for count, _ in votes), default=0)) + 1)
-    return fsum(_majorities(votes, silent, k, top) for top in most) / comb(n, k)
+    exact = [(count, Fraction(score)) for count, score in votes]
+    scale = lcm(*(score.denominator for _, score in exact))
+    whole = [(count, int(score * scale)) for count, score in exact]
+    return float(sum((_majorities(whole, silent, k, top) for top in most), Fraction(0)) / (comb(n, k) * scale))
 
 
-def _majorities(votes: Sequence[tuple[int, float]], silent: int, k: int, top: int) -> float:
+def _majorities(votes: Sequence[tuple[int, int]], silent: int, k: int, top: int) -> Fraction:
     """The sum of scores over the choices of k in which the most votes of an answer are `top`.
 
     Answer by answer, `ways` has for (size, number of answers with `top` votes) how many choices there are so far, and
-    the sum over them of the scores of those answers.
+    the sum over them of the scores of those answers. Whole numbers: of some 1,000 answers there are more choices than
+    floats reach.
     """
-    ways: dict[tuple[int, int], tuple[int, float]] = {(i, 0): (comb(silent, i), 0.0) for i in range(min(silent, k) + 1)}
+    ways: dict[tuple[int, int], tuple[int, int]] = {(i, 0): (comb(silent, i), 0) for i in range(min(silent, k) + 1)}
     for count, score in votes:
-        longer: dict[tuple[int, int], tuple[int, float]] = {}
+        longer: dict[tuple[int, int], tuple[int, int]] = {}
         for (size, tied), (number, total) in ways.items():
             for taken in range(min(count, top, k - size) + 1):
                 factor, is_top = comb(count, taken), taken == top
                 place = size + taken, tied + is_top
-                before = longer.get(place, (0, 0.0))
+                before = longer.get(place, (0, 0))
                 gained = total + score * number if is_top else total
                 longer[place] = before[0] + number * factor, before[1] + gained * factor
         ways = longer
-    return fsum(total / tied for (size, tied), (_, total) in ways.items() if size == k and tied)
+    sums = (Fraction(total, tied) for (size, tied), (_, total) in ways.items() if size == k and tied)
+    return sum(sums, Fraction(0))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _MANY_DEGREES = 500
 
+_ROUNDING = 1e-14
+"""Values that differ by no more than this share of the largest are equal: one mean's rounding is some 1e-16 of it."""
+
 
 def mean(values: Sequence[float]) -> float | None:
     """Arithmetic mean; None of no values."""
@@ -40,11 +43,22 @@ def clustered_standard_error(values: Sequence[float], clusters: Iterable[Hashabl
     center = mean(values)
     if center is None:
         return None
-    sums = cluster_sums([value - center for value in values], clusters)
+    sums = cluster_sums(deviations(values, center), clusters)
     count = len(sums)
     if count < 2:
         return None
     return math.sqrt(count / (count - 1) * math.fsum(total**2 for total, _ in sums)) / len(values)
+
+
+def deviations(values: Sequence[float], center: float) -> list[float]:
+    """How far values are from their mean; all 0 where they differ by rounding only.
+
+    The mean of 0.1, 0.1 and 0.1 is not 0.1 in floats, and 1e-17 for the spread of equal values would claim certainty.
+    """
+    found = [value - center for value in values]
+    if max(map(abs, found), default=0.0) > _ROUNDING * max(map(abs, values), default=0.0):
+        return found
+    return [0.0] * len(found)
 
 
 def cluster_sums(values: Sequence[float], clusters: Iterable[Hashable]) -> list[tuple[float, int]]:

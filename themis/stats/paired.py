@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from themis.errors import UsageError
-from themis.stats.intervals import cluster_sums, clustered_standard_error, mean, t_interval
+from themis.stats.intervals import cluster_sums, clustered_standard_error, deviations, mean, t_interval
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -153,8 +153,9 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> float | None
     a, b = mean(first), mean(second)
     if a is None or b is None:
         return None
-    products = math.fsum((x - a) * (y - b) for x, y in zip(first, second, strict=True))
-    squares = math.fsum((x - a) ** 2 for x in first) * math.fsum((y - b) ** 2 for y in second)
+    firsts, seconds = deviations(first, a), deviations(second, b)
+    products = math.fsum(x * y for x, y in zip(firsts, seconds, strict=True))
+    squares = math.fsum(x * x for x in firsts) * math.fsum(y * y for y in seconds)
     return None if squares == 0 else max(-1.0, min(1.0, products / math.sqrt(squares)))
 
 

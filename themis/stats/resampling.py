@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from themis.errors import UsageError
-from themis.stats.intervals import cluster_sums, mean
+from themis.stats.intervals import cluster_sums, deviations, mean
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -45,10 +45,12 @@ def bootstrap_interval(
         seed: Of the draws.
         method: "bca" or "percentile".
     """
+    import numpy as np
+
     if method not in {"bca", "percentile"}:
         raise UsageError(f"method={method!r}: give 'bca' or 'percentile'")
     sums, sizes = _sorted_clusters(values, clusters)
-    if len(sums) < 2 or (sums * sizes[0] == sums[0] * sizes).all():
+    if len(sums) < 2 or np.allclose(sums * sizes[0], sums[0] * sizes, rtol=1e-14, atol=0):
         return None
     return interval_of(bootstrap_means(sums, sizes, resamples, seed), sums, sizes, level, method)
 
@@ -137,4 +139,4 @@ def jackknife_standard_error(left_out: Sequence[float]) -> float | None:
     center, count = mean(left_out), len(left_out)
     if center is None or count < 2:
         return None
-    return math.sqrt((count - 1) / count * math.fsum((value - center) ** 2 for value in left_out))
+    return math.sqrt((count - 1) / count * math.fsum(away**2 for away in deviations(left_out, center)))
