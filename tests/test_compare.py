@@ -16,7 +16,7 @@ import pytest
 import scipy.stats
 from test_seed_page import ThreadSafeStorage
 
-from themis import Metric, Score, compare, evaluate, stats
+from themis import Metric, Score, compare, evaluate, score, stats
 from themis.backends import FsspecStorageBackend
 from themis.cli import run
 from themis.errors import ModelOutcomeError, RequestError, RunNotFoundError, UsageError
@@ -474,6 +474,37 @@ def shown(capsys, *command, code=0):
     capsys.readouterr()
     assert run(list(map(str, command))) == code, capsys.readouterr()
     return capsys.readouterr()
+
+
+class Setting(Metric):
+    """Gives every answer the score that it is set to."""
+
+    name = "setting"
+
+    def __init__(self, value):
+        self.value = value
+
+    def config(self):
+        return {"value": self.value}
+
+    def score(self, sample, generation):
+        return Score(self.value, f"scored {self.value}")
+
+
+def test_the_settings_of_the_report_count(tmp_path):
+    """Where a metric was set in another way and back, the scores that the report has are compared, with their answers.
+
+    Going back computes nothing, so that the other scores are those saved last.
+    """
+    for run_id in ("a", "b"):
+        make(tmp_path, run_id, metrics=[Setting(1.0)])
+    for value in (0.25, 1.0):
+        assert score("a", Setting(value), storage=tmp_path).metrics == {"setting": value}
+    score("b", Setting(0.25), storage=tmp_path)
+    (found,) = compare("a", "b", storage=tmp_path, flips=1, allow_different="scorer").differences
+
+    assert (found.baseline_mean, found.run_mean) == (1.0, 0.25)
+    assert (found.flips[0].baseline_answers, found.flips[0].run_answers) == (["scored 1.0"], ["scored 0.25"])
 
 
 def test_the_command_prints_every_form(two, capsys):

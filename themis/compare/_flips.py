@@ -42,10 +42,22 @@ class Words:
     """What a run was asked, expected and answered, for some of its samples."""
 
     def __init__(self, run: StoredRun, names: Collection[str], *, prompts: bool) -> None:
-        columns = ["generation_id", "metric", "sample_id", "repeat", "answer", "target", "scorer", "launch", "seq"]
+        columns = [
+            "id",
+            "generation_id",
+            "metric",
+            "sample_id",
+            "repeat",
+            "answer",
+            "target",
+            "scorer",
+            "launch",
+            "seq",
+        ]
         scorers = set[str]().union(*(scores.scorers for scores in run.scores.values()))
         found = _rows(run, "evaluations", "sample_id", columns, names)
-        rows = sorted((row for row in found if row["scorer"] in scorers), key=_saved)
+        over = set[str]().union(*(scores.passed_over for scores in run.scores.values()))
+        rows = sorted((row for row in found if row["scorer"] in scorers and row["id"] not in over), key=_saved)
         self._evaluations = {(row["metric"], row["sample_id"], row["repeat"]): row for row in rows}
         self._repeats = sorted({row["repeat"] for row in rows})
         first = {row["generation_id"]: row["sample_id"] for row in rows if row["repeat"] == 0}

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from json import loads
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from themis.errors import ReportNotFoundError, UsageError
+from themis.ids import EvaluationIds
 from themis.records import Report
 from themis.result import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from contextlib import ExitStack
 
     import pyarrow as pa
 
     from themis.backends.storage import StorageBackend
 
-_SCORE_COLUMNS = ("metric", "sample_id", "repeat", "score", "value", "scorer", "group", "launch", "seq")
+_SCORE_COLUMNS = ("id", "metric", "sample_id", "repeat", "score", "value", "scorer", "group", "launch", "seq")
+_NAME_COLUMNS = ("id", "metric", "sample_id", "repeat", "generation_id", "generation_ids", "target")
 _SAMPLE_COLUMNS = ("id", "input", "target", "choices")
+
+_Key: TypeAlias = tuple[str, str, int]
+"""Metric, sample id, repeat."""
 
 
 @dataclass
@@ -33,6 +39,7 @@ class Scores:
         lost: How many evaluations without a score each sample has that has any.
         repeated: Whether a sample has more than one evaluation.
         scorers: name@version of those that scored.
+        passed_over: Ids of evaluations in whose place others count: of another setting of the metric, or earlier.
     """
 
     by_sample: dict[str, list[float]] = field(default_factory=dict)
@@ -41,6 +48,7 @@ class Scores:
     lost: dict[str, int] = field(default_factory=dict)
     repeated: bool = False
     scorers: set[str] = field(default_factory=set)
+    passed_over: set[str] = field(default_factory=set)
 
     @property
     def within_one(self) -> bool:
@@ -122,7 +130,7 @@ def read_run(storage: StorageBackend, run_id: str, label: str) -> StoredRun:
     except ReportNotFoundError:
         report = None
     samples = _samples(storage, run_id)
-    scores, groups = _scores(storage.scan(run_id, "evaluations", _SCORE_COLUMNS), report)
+    scores, groups = _scores(storage, run_id, report)
     for each in scores.values():
         each.asked.update(samples)
     config = config or (report.config if report else {})
@@ -137,29 +145,78 @@ def _samples(storage: StorageBackend, run_id: str) -> dict[str, int]:
     return hashes
 
 
-def _scores(table: pa.Table, report: Report | None) -> tuple[dict[str, Scores], dict[str, str | None]]:
-    """Scores by metric, of several rows for one answer the one saved last; and the group of each sample."""
+class _Row(NamedTuple):
+    id: str
+    scorer: str
+    score: float | None
+    value: str | None
+    saved: tuple[str, int]
+
+
+def _scores(
+    storage: StorageBackend, run_id: str, report: Report | None
+) -> tuple[dict[str, Scores], dict[str, str | None]]:
+    """Scores by metric, and the group of each sample.
+
+    Of several rows for one answer, the one that counts is of the report's settings of the metric, then saved last.
+    """
     settings = report.config.get("metrics", {}) if report else {}
     current = {name: f"{name}@{settings[name].get('version')}" for name in settings}
-    latest: dict[tuple[str, str, int], tuple[tuple[str, int], float | None, str | None, str]] = {}
+    rows: dict[_Key, _Row] = {}
+    several: dict[_Key, list[_Row]] = {}
     groups: dict[str, str | None] = {}
+    table = storage.scan(run_id, "evaluations", _SCORE_COLUMNS)
     columns = (table[name].to_pylist() for name in _SCORE_COLUMNS)
-    for metric, sample, repeat, score, value, scorer, group, launch, seq in zip(*columns, strict=True):
+    for name, metric, sample, repeat, score, value, scorer, group, launch, seq in zip(*columns, strict=True):
         if current.get(metric, scorer) != scorer:
             continue
         groups[sample] = group
-        key, saved = (metric, sample, repeat), (launch or "", seq or 0)
-        if key not in latest or latest[key][0] <= saved:
-            latest[key] = saved, score, value, scorer
-    return _by_metric(latest), groups
+        key, row = (metric, sample, repeat), _Row(name, scorer, score, value, (launch or "", seq or 0))
+        if key in rows:
+            several.setdefault(key, [rows[key]]).append(row)
+        rows[key] = row
+    reported = _reported(storage, run_id, settings, several) if several else set()
+    for key, found in several.items():
+        rows[key] = max(found, key=lambda row: (row.id in reported, row.saved))
+    scores = _by_metric(rows)
+    for key, found in several.items():
+        scores[key[0]].passed_over.update(row.id for row in found if row is not rows[key])
+    return scores, groups
 
 
-def _by_metric(rows: dict[tuple[str, str, int], tuple[Any, float | None, str | None, str]]) -> dict[str, Scores]:
-    from json import loads
+def _reported(
+    storage: StorageBackend, run_id: str, settings: dict[str, dict[str, Any]], several: Collection[_Key]
+) -> set[str]:
+    """Ids of those of these evaluations that were made by a metric as the report has it set.
 
+    A function that was edited, and changed back, has stored scores of both; the last ones saved are not the report's.
+    """
+    metrics = {metric for metric, _, _ in several}
+    ids = {
+        name: EvaluationIds(
+            metric=name,
+            version=config.get("version", ""),
+            config={key: value for key, value in config.items() if key != "version"},
+            judge=None,
+        )
+        for name, config in settings.items()
+        if name in metrics
+    }
+    found: set[str] = set()
+    for table in storage.scan_batches(run_id, "evaluations", _NAME_COLUMNS):
+        columns = (table[name].to_pylist() for name in _NAME_COLUMNS)
+        for name, metric, sample, repeat, one, over, target in zip(*columns, strict=True):
+            if metric in ids and (metric, sample, repeat) in several:
+                expected = ids[metric].id(over or [one], None if target is None else loads(target))
+                if expected == name:
+                    found.add(name)
+    return found
+
+
+def _by_metric(rows: dict[_Key, _Row]) -> dict[str, Scores]:
     found: dict[str, Scores] = {}
     repeats = any(repeat for _, _, repeat in rows)
-    for (metric, sample, _), (_, score, value, scorer) in sorted(rows.items()) if repeats else rows.items():
+    for (metric, sample, _), (_, scorer, score, value, _) in sorted(rows.items()) if repeats else rows.items():
         scores = found.get(metric)
         if scores is None:
             scores = found[metric] = Scores()
