@@ -250,6 +250,27 @@ def test_repeats_without_a_score_bound_the_difference(tmp_path):
     assert "some repeats without a score: difference within [-0.0250, 0.0250]" in "\n".join(comparison.notes())
 
 
+class Parts(Metric):
+    """Scores the two answers to a question 0 and 0.3, or 0.1 and 0.2."""
+
+    name = "parts"
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def score(self, sample, generation):
+        return Score(self.parts[generation.repeat], "x")
+
+
+def test_a_tie_by_rounding_is_a_tie(tmp_path):
+    """Repeats with one mean out of different parts neither win nor flip, and differ by nothing significant."""
+    for run_id, parts in (("a", (0.0, 0.3)), ("b", (0.1, 0.2))):
+        make(tmp_path, run_id, num_samples=2, metrics=[Parts(*parts)])
+    (found,) = compare("a", "b", storage=tmp_path).differences
+
+    assert (found.difference, found.ties, found.n_flips, found.p_value) == (0.0, 60, 0, 1.0)
+
+
 def failing(kind, first):
     """A model that fails on its first questions."""
 
@@ -415,6 +436,8 @@ def test_prompts_by_code_that_cannot_be_told_are_compared_themselves(tmp_path):
         ((["low", "low"], {}), "'low' is given twice"),
         ((["low", "other"], {}), "no sample in common: low has 60 of custom from '0' to '9' and other has 1"),
         ((["low", "high"], {"metrics": ["exact_mach"]}), "Did you mean 'exact_match'"),
+        ((["low", "high"], {"metrics": []}), "give names or Metrics, one at least"),
+        ((["low", "high"], {"metrics": ["exact_match", 3]}), "give names or Metrics, one at least"),
         ((["low", "high"], {"allow_different": "promt"}), "Did you mean 'prompt'"),
         ((["low", "high"], {"cluster": "subject"}), "sample"),
         ((["low", "high"], {"level": 95}), "between 0 and 1"),
@@ -578,6 +601,7 @@ def test_fail_under_of_a_run_that_is_scored_again(tmp_path, capsys):
         (("--fail-under", "exact_mach=0.5"), "Did you mean 'exact_match'?"),
         (("--max-regression", "exact_mach=0.5"), "Did you mean 'exact_match'?"),
         (("--max-regression", "exact_match=2"), "0.02 for two points of accuracy"),
+        (("--max-regression", "exact_match=0.1", "--max-regression", "exact_match=0"), "one limit"),
         (("--format", "tabel"), "Did you mean 'table'?"),
     ],
 )

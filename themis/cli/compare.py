@@ -9,6 +9,7 @@ import click
 from rich.markup import escape
 
 from themis.cli._shared import FAIL_UNDER, FORMAT, GATE, OK, PARTIAL, STORAGE, console, parsed
+from themis.errors import UsageError
 from themis.gates import cautions, failures, parse_limit, regressions
 
 if TYPE_CHECKING:
@@ -64,13 +65,16 @@ def compare_command(
     """
     from themis.compare import compare
 
+    allowed = dict(limits)
+    if len(allowed) < len(limits):
+        raise UsageError("--max-regression is given twice for one metric: give each metric one limit")
     given = {**options, "metrics": list(options["metrics"]) or None}
     shown = (None if form == "json" else SHOWN_FLIPS) if flips is None else flips
     comparison = compare(*runs, flips=shown, **given)
     below = failures(thresholds, _reports(runs[1:], options["storage"])) if thresholds else []
-    failed = below + regressions(comparison, dict(limits), strict=strict)
+    failed = below + regressions(comparison, allowed, strict=strict)
     _print(comparison, form)
-    for line in (*failed, *([] if strict else cautions(comparison, dict(limits)))):
+    for line in (*failed, *([] if strict else cautions(comparison, allowed))):
         click.echo(f"themis: {line}", err=True)
     return GATE if failed else OK if comparison.complete else PARTIAL
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import combinations
@@ -14,7 +15,7 @@ from themis.registry import unknown
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from themis.backends.storage import StorageBackend
     from themis.compare._runs import StoredRun
@@ -97,7 +98,9 @@ def _wanted(metrics: Sequence[str | Metric] | str | Metric | None) -> tuple[list
         return None, {}
     from themis.scoring.base import Metric
 
-    each = [metrics] if isinstance(metrics, str | Metric) else list(metrics)
+    each = list(metrics) if isinstance(metrics, Iterable) and not isinstance(metrics, str) else [metrics]
+    if not each or not all(isinstance(metric, str | Metric) for metric in each):
+        raise UsageError(f"metrics={metrics!r:.100}: give names or Metrics, one at least, or None for all")
     given = {metric.name: metric for metric in each if not isinstance(metric, str)}
     return [metric if isinstance(metric, str) else metric.name for metric in each], given
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,7 +53,7 @@ def metric_difference(baseline: StoredRun, run: StoredRun, metric: str, settings
     """The difference of one metric, its p-value not yet corrected and its flips not yet read."""
     before, after = baseline.scores[metric], run.scores[metric]
     names = sorted(before.by_sample.keys() & after.by_sample.keys())
-    first, second = (_means(scores, names) for scores in (before, after))
+    first, second = _paired_means(before, after, names)
     clusters = _clusters(baseline, run, metric, names, settings)
     summed = bool(before.statistics and after.statistics)
     pooled = pooled_function(baseline, metric, settings.metrics.get(metric)) if summed else None
@@ -127,8 +128,16 @@ def flipped(baseline: StoredRun, run: StoredRun, metric: str) -> list[tuple[str,
     """Every sample that the two score differently, with both scores: the largest differences first, losses before."""
     before, after = baseline.scores[metric], run.scores[metric]
     names = sorted(before.by_sample.keys() & after.by_sample.keys())
-    rows = zip(names, _means(before, names), _means(after, names), strict=True)
+    rows = zip(names, *_paired_means(before, after, names), strict=True)
     return sorted((row for row in rows if row[1] != row[2]), key=lambda row: (-abs(row[2] - row[1]), row[2] > row[1]))
+
+
+def _paired_means(before: Scores, after: Scores, names: Sequence[str]) -> tuple[list[float], list[float]]:
+    """The score of each sample in both runs: (0 + 0.3) / 2 and (0.1 + 0.2) / 2 are a tie, and not in floats."""
+    first, second = (_means(scores, names) for scores in (before, after))
+    return first, [
+        a if math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-15) else b for a, b in zip(first, second, strict=True)
+    ]
 
 
 def _means(scores: Scores, names: Sequence[str]) -> list[float]:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from contextlib import ExitStack
 
-    import pyarrow as pa
-
     from themis.backends.storage import StorageBackend
 
 _SCORE_COLUMNS = ("id", "metric", "sample_id", "repeat", "score", "value", "scorer", "group", "launch", "seq")
