@@ -300,6 +300,35 @@ def test_completion_instead_of_chat(data):
 
 
 @pytest.mark.parametrize(
+    ("name", "stop"),
+    [
+        ("mmlu_pro", "\n\nQuestion:"),
+        ("gsm8k", "\n\nSolve the following problem step by step"),
+        ("bbh", '\n\nThink step by step, then end with "So th'),
+    ],
+)
+def test_completion_ends_before_another_question(name, stop):
+    """A model that completes text is stopped where it would go on with a question of its own, and answer that."""
+    assert load_benchmark(name, kind="completion").stop == (stop,)
+    assert load_benchmark(name).stop is None
+    own = load_benchmark([{"question": "?", "answer": "4"}], prompt="{question}")
+    assert load_benchmark(own, kind="completion").stop is None
+
+
+@pytest.mark.parametrize("name", ["mmlu", "mmlu_loglikelihood"])
+def test_a_question_is_no_example_of_itself(data, name):
+    """Where the question is among its examples, the next example takes its place, or there is one less."""
+    rows = [{"question": f"{n} + 0?", "subject": "law", "choices": ["0", "1", "2"], "answer": n} for n in range(3)]
+    data("mmlu/test.jsonl", rows)
+    data("mmlu/dev.jsonl", rows)
+    two = [str(prompt) for _, prompt in load_benchmark(name, num_fewshot=2).prompts()]
+    three = [str(prompt) for _, prompt in load_benchmark(name, num_fewshot=3).prompts()]
+
+    assert [[prompt.count(f"{n} + 0?") for n in range(3)] for prompt in two] == [[1, 1, 1]] * 3
+    assert [[prompt.count(f"{n} + 0?") for n in range(3)] for prompt in three] == [[1, 1, 1]] * 3
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"num_fewshot": 4}, DataError, r"num_fewshot=4, but .*dev.jsonl has 3 examples for the group 'astronomy'"),

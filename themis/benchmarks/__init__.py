@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from themis.benchmarks.base import Benchmark, Template, check_template
+from themis.benchmarks.base import Benchmark, Template, check_template, literal_text
 from themis.benchmarks.fewshot import FewShot
 from themis.errors import UnknownNameError, UsageError
 from themis.registry import Registry, unknown
@@ -45,6 +45,10 @@ _BENCHMARKS: Registry[Callable[[], Benchmark] | Benchmark] = Registry(
         "truthfulqa_loglikelihood": "themis.benchmarks.truthfulqa:truthfulqa_loglikelihood",
     },
 )
+
+
+_STOP_LENGTH = 40
+"""Characters of a template that are its own beyond doubt."""
 
 
 def benchmark_names() -> list[str]:
@@ -101,7 +105,15 @@ def _of_kind(benchmark: Benchmark, kind: Kind) -> Benchmark:
     fewshot = benchmark.fewshot
     if fewshot and fewshot.form == "turns" and kind == "completion":
         fewshot = replace(fewshot, form="text", after_prompt="\n\n")
-    return benchmark.replace(kind=kind, fewshot=fewshot)
+    stop = _next_question(benchmark) if benchmark.stop is None and kind == "completion" else benchmark.stop
+    return benchmark.replace(kind=kind, fewshot=fewshot, stop=stop)
+
+
+def _next_question(benchmark: Benchmark) -> tuple[str, ...] | None:
+    """What a model that completes text would begin a question of its own with, whose answer is not to be scored."""
+    words = literal_text(benchmark.template) if isinstance(benchmark.template, str) else ""
+    between = benchmark.fewshot.between if benchmark.fewshot else "\n\n"
+    return (between + words[:_STOP_LENGTH].strip(),) if words else None
 
 
 def _with_fewshot(benchmark: Benchmark, count: int) -> Benchmark:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from themis.errors import DataError
-from themis.scoring.choices import LETTERS
+from themis.scoring.letters import LETTERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

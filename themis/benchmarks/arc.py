@@ -12,7 +12,7 @@ from themis.benchmarks.fewshot import FewShot
 from themis.errors import DataError
 from themis.records import Sample
 from themis.scoring import ChoiceMatch, LikeliestChoice
-from themis.scoring.choices import LETTERS
+from themis.scoring.letters import LETTERS
 
 _HUB = "hf://datasets/allenai/ai2_arc"
 _SETS = {"arc_easy": ("ARC-Easy", 2376), "arc_challenge": ("ARC-Challenge", 1172)}

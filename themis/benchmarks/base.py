@@ -202,6 +202,12 @@ def render(template: str, sample: Sample) -> str:
     return _FIELD.sub(value, template)
 
 
+def literal_text(template: str) -> str:
+    """The first line of a template, as far as no {field} stands in it; "" where there is none of two characters."""
+    lines = (line.strip() for line in re.split(r"[\0\n]", _FIELD.sub("\0", template)))
+    return next((line for line in lines if len(line) > 1), "")
+
+
 def field(row: Row, name: str, number: int) -> str:
     """The text of a field that a row must have.
 

@@ -29,7 +29,8 @@ class FewShot:
         after_prompt: What stands between an example's question and its answer in a text.
         source: Where the rows come from, in words or as a URL.
 
-    The first examples in the order of the rows are taken, so that every run of a benchmark shows the same ones.
+    The first examples in the order of the rows are taken, so that every run of a benchmark shows the same ones; but no
+    question is an example in front of itself: the next one takes its place, where there is a next one.
     """
 
     rows: Callable[[], Iterable[dict[str, Any]]] = field(repr=False)
@@ -84,7 +85,7 @@ class Shots:
         found: dict[str | None, list[Sample]] = {}
         for sample in self._samples():
             group = found.setdefault(sample.group if self._fewshot.by_group else None, [])
-            if len(group) < self._count:
+            if len(group) <= self._count:  # one to spare
                 group.append(sample)
             elif not self._fewshot.by_group:
                 break  # nothing that is still to come is shown
@@ -104,4 +105,4 @@ class Shots:
                 f"num_fewshot={self._count}, but {self._fewshot.source or 'their source'} has {len(found)} "
                 f"examples{where}; ask for at most as many"
             )
-        return found
+        return [shot for shot in found if shot.input != sample.input][: self._count]

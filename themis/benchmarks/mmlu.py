@@ -11,7 +11,7 @@ from themis.benchmarks.data import locate, shipped_rows
 from themis.benchmarks.fewshot import FewShot
 from themis.records import Sample
 from themis.scoring import ChoiceMatch, LikeliestChoice
-from themis.scoring.choices import letters
+from themis.scoring.letters import letters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from themis.errors import UsageError
 from themis.registry import unknown
 from themis.scoring.base import Metric, Score
-from themis.scoring.choices import LETTERS, RULES, choice_index
+from themis.scoring.choices import RULES, choice_index
+from themis.scoring.letters import LETTERS
 from themis.scoring.needs import needed_text
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # that may precede the colon.
 _WORDS = [
     "Answer*:",
+    "Answer*:" + 6 * "\u200b",  # spaces without width, as some models write them in Korean
     "উত্তর*:",
     "उत्तर*:",
     "উত্তরঃ",
