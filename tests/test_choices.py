@@ -120,6 +120,9 @@ def test_chat_finds_the_letter(text):
         "The answer is (A) and (C).",
         "Answer: A, B",
         "Answer: A/B",
+        "The answer is A (or B)",
+        '{"A": 0.1, "B": 0.9}',
+        '{"answer": ["A", "B"]}',
         "\\boxed{A, C}",
         "A, B and C are wrong.",
         "B - C",
@@ -160,6 +163,15 @@ def test_chat_finds_the_letter(text):
 def test_chat_does_not_guess(text):
     """A response that names no choice has no answer, letters inside sentences and unknown letters included."""
     assert RULES["chat"](text, CITIES) is None
+
+
+def test_chat_knows_a_text_that_begins_with_a_letter():
+    """A choice's own text that begins like a letter with a full stop is that choice, not the letter's."""
+    species = ["C. difficile", "E. coli", "B. subtilis", "none", "all"]
+
+    for text in ("The answer is E. coli.", "E. coli", "**Answer: E. coli**"):
+        assert RULES["chat"](text, species) == "B"
+    assert RULES["chat"]("The answer is B. E. coli", species) == "B"
 
 
 def mmlu_pro_reference(text):
@@ -221,6 +233,7 @@ def test_the_fast_rule_equals_the_published_script(benchmark_data):
         *("A" * 10**6, " " * 10**6, "A " * 500_000, "*" * 10**6, "\\boxed{" * 140_000, "(A) " * 250_000),
         *("answer is " * 100_000, "Answer:" * 140_000, "Answer:\n" * 120_000, "answer" + " " * 10**6),
         *("option is " * 100_000, "A is the " * 110_000, "Paris " * 160_000, "A.\n" * 330_000, "答案 " * 330_000),
+        *("If the answer is A. " * 50_000, "(A) or (B) " * 90_000, "Answer: A" * 110_000, "B " + "x" * 10**6),
     ],
     ids=lambda text: repr(text[:9]),
 )

@@ -7,6 +7,8 @@ import time
 import pytest
 
 from themis.errors import UsageError
+from themis.records import GenerationRecord, Sample
+from themis.scoring import evaluate_generation, load_metric
 from themis.scoring.extract import (
     after_marker,
     json_field,
@@ -120,8 +122,34 @@ def test_json_text():
 
 
 @pytest.mark.parametrize(
+    ("number", "target", "right"),
+    [
+        ("1.00000000000000000001", "1", 0.0),
+        ("0.30000000000000000001", "0.30000000000000000001", 1.0),
+        ("18.00", "18", 1.0),
+        ("NaN", "5", 0.0),
+        ("-Infinity", "5", 0.0),
+        ("1e400", "5", 0.0),
+        ("1" * 5000, "5", 0.0),
+        ("1" * 5000, "1" * 5000, 1.0),
+    ],
+    ids=lambda value: str(value)[:9],
+)
+def test_numbers_in_json(number, target, right):
+    """Numbers in JSON are compared as exact decimals; one that no float or int of Python's holds is no error."""
+    metric = load_metric("json:a")
+
+    record = evaluate_generation(metric, Sample("s", "?", target), GenerationRecord("g", "?", f'{{"a": {number}}}'))
+
+    assert (record.score, record.error_kind) == (right, None)
+    assert metric.answer_key("5.0") == metric.answer_key("5")
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        '{"a": ' + "1" * 10**6,
+        '{"a": [' + "1.5, " * 200_000,
         "{" * 10**6,
         '{"a":' * 200_000,
         '{"' * 500_000,

@@ -55,11 +55,13 @@ _ENDS = re.compile(
 _NAME = re.compile(r"[ \t]+[A-Z][a-z]")
 _LISTED = (
     _CLOSE
-    + r"(?:[ \t]{0,3}(?:[,;/&|+-]|,? ?(?:and|or|vs\.?|versus|to)\b)[ \t]{0,3}(?:and |or )?"
+    + r"(?:[ \t]{0,3}(?:[,;/&|+-]|,? ?\(?(?:and|or|vs\.?|versus|to)\b)[ \t]{0,3}(?:and |or )?"
     + _KIND
     + _OPEN
     + "LETTERS"
-    r"(?![\w'\u2019])(?!" + _CLOSE + r" (?:is|was|would|can|cannot|isn|seems)\b)|\. ?LETTERS(?:\.|\Z))"
+    r"(?![\w'\u2019])(?!"
+    + _CLOSE
+    + r" (?:is|was|would|can|cannot|isn|seems)\b)|(?:\. ?LETTERS\b){1,26}\.?[ \t]{0,9}(?:\n|\Z))"
 )
 _DISCUSSED = re.compile(
     _CLOSE
@@ -77,7 +79,7 @@ _DOUBT = re.compile(
 )
 _CLAUSE = re.compile(r"[.!?;\n]|, |\b(?:so|therefore|thus|hence|but|then)\b", re.IGNORECASE)
 _TAKEN_BACK = re.compile(r"\b(?:wait|hold on|on second thought|actually, no)\b", re.IGNORECASE)
-_ITEM = r"\A" + _KIND + _OPEN + "(LETTERS)"
+_ITEM = r"\A" + _KIND + r"[(\[]{0,2}(LETTERS)"
 _TEXT_AFTER = re.compile(
     r"(?:[aA]nswer(?: is:?|[ \t]{0,3}:)|\b[iI]t(?:['\u2019]s| is| must be)"
     r"|\b(?:[sS]o|[tT]hus|[hH]ence|[tT]herefore)[:,]?)[ \t\n]{1,4}"
@@ -100,11 +102,13 @@ def chat(text: str, choices: Sequence[str]) -> str | None:
     text = text.rpartition("</think>")[2].partition("<think>")[0]
     plain, names = _plain(text), letters(choices)
     lines = [line for each in plain.split("\n") if (line := each.strip(" \t\r#>"))]
+    items = [_item(line, names, choices) for line in lines]
     return (
         _boxed(text, choices)
-        or (_line(lines, -1, names, choices) if lines and only_letter(lines[-1], names) else None)
+        or (_most(items, -1) if lines and only_letter(lines[-1], names) else None)
         or _stated(plain, names, choices)
-        or next((found for at in (-1, 0) if (found := _line(lines, at, names, choices))), None)
+        or _most(items, -1)
+        or _first(lines, items, names)
         or _by_text(plain, lines, choices)
     )
 
@@ -156,6 +160,8 @@ def _stands(text: str, at: int, names: str, choices: Sequence[str]) -> bool:
     end = at + 1
     if letter_pattern(_LISTED, names).match(text, end) or _DISCUSSED.match(text, end):
         return False
+    if any(choice[:1] == text[at] and len(choice) > 1 and _begins_with(text[at:], choice) for choice in choices):
+        return False  # "E. coli" is a choice's own text
     if _ENDS.match(text, end) or (text[at] not in "AI" and _NAME.match(text, end)):
         return True
     own = normal_text(choices[LETTERS.index(text[at])])
@@ -183,15 +189,19 @@ def _begins_with(rest: str, choice: str) -> bool:
     return bool(own) and normal_text(rest[: len(own) + _REACH].lstrip(" :.,)]-\u2013\u2014")).startswith(own)
 
 
-def _line(lines: Sequence[str], at: int, names: str, choices: Sequence[str]) -> str | None:
-    """The letter of a line, where no line says another one, or it is said twice."""
-    found = _item(lines[at], names, choices) if lines else None
+def _first(lines: Sequence[str], items: Sequence[str | None], names: str) -> str | None:
+    """The letter of the first line; where it is all of the line, what follows may be about the others."""
+    bare = bool(lines) and only_letter(lines[0], names) is not None
+    return _most([only_letter(line, names) for line in lines] if bare else items, 0)
+
+
+def _most(items: Sequence[str | None], at: int) -> str | None:
+    """The letter of a line, where no other letter is that of as many lines."""
+    found = items[at] if items else None
     if found is None:
         return None
-    bare = at == 0 and only_letter(lines[at], names) is not None  # what follows is about the others
-    said = [only_letter(line, names) if bare else _item(line, names, choices) for line in lines]
-    others = max((said.count(letter) for letter in set(said) - {found, None}), default=0)
-    return found if said.count(found) > others else None
+    others = max((items.count(letter) for letter in set(items) - {found, None}), default=0)
+    return found if items.count(found) > others else None
 
 
 def _by_text(text: str, lines: Sequence[str], choices: Sequence[str]) -> str | None:

@@ -7,7 +7,9 @@ character that it does not contain. A user's own pattern cannot be trusted to, s
 from __future__ import annotations
 
 import json
+import math
 import re
+from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +112,9 @@ def _captured(match: regex.Match[str]) -> str:
     return str(next((group for group in groups if group is not None), match.group()))
 
 
+_LONG_NUMBER = 300
+"""Digits from which on a number is kept as text; Python takes its time over a long one, and refuses a longer one."""
+
 _OBJECT = re.compile(r'\{(?=\s*["}])')
 
 
@@ -117,9 +122,10 @@ def last_json(text: str) -> dict[str, Any] | None:
     """The last JSON object of the response, be it in a fenced block, in a sentence, or all there is.
 
     An object inside another one is not an object of its own. Texts made to be costly (a million objects that never
-    close) are given up after work in proportion to their length, with what was found by then.
+    close) are given up after work in proportion to their length, with what was found by then. A number that a float
+    does not hold exactly, NaN and Infinity are the text that stands there.
     """
-    decode = json.JSONDecoder(strict=False).raw_decode
+    decode = json.JSONDecoder(strict=False, parse_float=_exact, parse_int=_exact, parse_constant=str).raw_decode
     budget = 64 * len(text) + 1_000_000
     found, match = None, _OBJECT.search(text)
     while match and budget > 0:
@@ -134,6 +140,15 @@ def last_json(text: str) -> dict[str, Any] | None:
             end = start + 1
         match = _OBJECT.search(text, end)
     return found
+
+
+def _exact(digits: str) -> float | int | str:
+    """The number that is written; its text where Python's has another value, or none."""
+    if len(digits) < _LONG_NUMBER:
+        value = float(digits) if set(digits) & set(".eE") else int(digits)
+        if math.isfinite(value) and Decimal(str(value)) == Decimal(digits):
+            return value
+    return digits
 
 
 def json_field(text: str, path: str) -> Any:

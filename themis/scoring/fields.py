@@ -21,7 +21,7 @@ from themis.scoring.needs import needed_targets, needed_text, needs_text
 from themis.scoring.text import normal_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from themis.records import GenerationRecord, Kind, Sample
 
@@ -41,7 +41,7 @@ class _PartMatch(Metric):
     def extract(self, text: str) -> str | None:
         """The part of a response that is the answer; None where it has none."""
 
-    def answer_key(self, answer: str) -> str:
+    def answer_key(self, answer: str) -> Hashable:
         return normal_text(answer)
 
     def same(self, answer: str, target: str) -> bool:
@@ -95,6 +95,13 @@ class JsonMatch(_PartMatch):
 
     def extract(self, text: str) -> str | None:
         return json_text(json_field(text, self.path))
+
+    def answer_key(self, answer: str) -> str | Decimal:
+        try:
+            number = Decimal(answer)
+        except InvalidOperation:
+            return normal_text(answer)
+        return number if number.is_finite() else normal_text(answer)
 
     def same(self, answer: str, target: str) -> bool:
         if super().same(answer, target):

@@ -57,7 +57,7 @@ def normal_latex(text: str) -> str:
     "x \in" in front, separators of thousands and final zeros of a number that is the whole answer, braces around one
     character, 3/4 for \frac{3}{4}, the place of a fraction's minus.
     """
-    text = _SPACING.sub(r"\1", text)
+    text = _SPACING.sub(r"\1", text).replace("{,}", ",")
     text = _FRACTION.sub(r"\\frac", _SIZING.sub("", text))
     text = _DEGREES.sub("", _SIGNS.sub("", text)).rstrip(".")
     text = _WORDS.sub(r"\1", _UNIT.sub("", text)).replace("\u2212", "-")
