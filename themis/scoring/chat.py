@@ -16,7 +16,9 @@ from themis.scoring.text import contains_words, last_boxed, normal_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MARKS = re.compile(r"[*_`$]+|\\(?:boxed|fbox|text(?:bf|it|rm)?|mathrm|mathbf)\b|\\[()\[\]]|[{}]")
+_MARKS = re.compile(
+    r"[*_`$]+|</?(?:b|i|u|em|strong|code)>|\\(?:boxed|fbox|text(?:bf|it|rm)?|mathrm|mathbf)\b|\\[()\[\]]|[{}]"
+)
 _REACH = 160
 """Characters around a letter that are looked at."""
 _LONGEST_LINE = 2_000
@@ -48,7 +50,8 @@ _CONFIRMED = (
     r"(?= (?:answer|choice|option|one|because|since)\b|[ \t]{0,3}(?:[.,;:!\n]|\Z))"
 )
 _ENDS = re.compile(
-    r"[)\]\"'\u201d]{1,3}(?!\w)|[ \t]*(?:\n|\Z)|[.,;:!](?=[\s\"')\]<]|\Z)|[\u3000-\u9fff\uac00-\ud7af\uff00-\uff1f]|</"
+    r"[)\]\"'\u201d]{1,3}(?!\w)|[ \t]*(?:\n|\Z)|[.,;:!]{1,3}(?=[\s\"')\]<]|\Z)|</"
+    r"|[\u3000-\u9fff\uac00-\ud7af\uff00-\uff1f]"
     r"|[ \t]+(?:because|since|as|for|due to|which|not|non|rather than|instead of)\b"
     r"|[ \t]+[(\[\u2013\u2014]|[ \t]+-[ \t]"
 )
@@ -72,7 +75,7 @@ _DISCUSSED = re.compile(
 )
 _DOUBT = re.compile(
     r"\b(?:not|never|neither|nor|cannot|if|whether|unless|suppos(?:e|ing)|assum(?:e|ing)|might|unlikely|unsure|hardly|why|each|every"
-    r"|doubt|wrong|incorrect|false|except)\b|n['\u2019]t\b"
+    r"|doubt|except|(?:wrong|incorrect|false) (?:answer|option|choice))\b|n['\u2019]t\b"
     r"|\b(?:you|one|many|some|most|people|students?|others?|they) "
     r"(?:would|will|could|may|think|thought|choose|pick|say)\b",
     re.IGNORECASE,
