@@ -46,7 +46,7 @@ def of_text():
         ("json:answer", '{"answer": true}', "true", 1.0, "true"),
         ("json:answer", '{"answer": "New  York."}', "new york", 1.0, "New  York."),
         ("json:answer", '{"other": 1}', "1", 0.0, None),
-        ("json:answer", '{"answer": 1e400}', "x", 0.0, "x"),
+        ("json:answer", '{"answer": 1e400}', "x", 0.0, "1e400"),
         ("after:Answer:", "Answer: Paris.", "paris", 1.0, "Paris"),
         ("last_line", "Some steps.\nParis", "Paris", 1.0, "Paris"),
         ("stated_match", "Some steps. So the answer is **(B)**.", "(B)", 1.0, "**(B)**"),
@@ -64,10 +64,6 @@ def of_text():
 )
 def test_scores(name, response, target, score, answer):
     """Each metric gives the score that its definition gives, and the part of the response that it read."""
-    if answer == "x":  # an infinite number is no JSON
-        with pytest.raises(UsageError, match="inf has no place in JSON"):
-            scored(name, response, target)
-        return
     found = scored(name, response, target)
 
     assert (found.score, found.answer) == (pytest.approx(score, abs=1e-12), answer)
