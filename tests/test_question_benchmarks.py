@@ -344,6 +344,18 @@ def test_wrong_numbers_of_examples(data, options, error, message):
         one("mmlu", **options)
 
 
+def test_examples_that_are_not_there(data, monkeypatch):
+    """Examples that cannot be had are advised on by themselves: data= would not bring them."""
+
+    def no_hub(url):
+        raise DataError(f"{url}: no hub")
+
+    monkeypatch.setattr("themis.benchmarks.data.read_rows", no_hub)
+
+    with pytest.raises(DataError, match=r"put the data at \$THEMIS_DATA/mmlu/dev\.\*, or ask without examples"):
+        one(load_benchmark("mmlu", data=MMLU, num_fewshot=1))
+
+
 def test_a_benchmark_without_examples(tmp_path):
     """Where there are no examples, the sentence names the benchmarks that have some; the command line says the same."""
     with pytest.raises(UsageError, match=r"'arithmetic' has no few-shot examples; arc_challenge, .* have"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from themis.benchmarks._questions import CHOICE_PROMPT, letter, letter_answer, texts, with_letters
 from themis.benchmarks.base import Benchmark, Row, field
-from themis.benchmarks.data import locate, shipped_rows
+from themis.benchmarks.data import example_rows, locate, shipped_rows
 from themis.benchmarks.fewshot import FewShot
 from themis.errors import DataError
 from themis.records import Sample
@@ -48,7 +48,7 @@ def _by_letter(name: str) -> Benchmark:
         sample=_sample,
         template=CHOICE_PROMPT,
         metrics=(ChoiceMatch(),),
-        fewshot=FewShot(partial(shipped_rows, *train), letter_answer, source=locate(*train)),
+        fewshot=FewShot(partial(example_rows, *train), letter_answer, source=locate(*train)),
         source=locate(*test),
         description=f"{count:,} questions of school science ({part}); the letter of the right choice",
         citation="Clark et al. 2018, Think you have Solved Question Answering? Try ARC, arXiv:1803.05457",

@@ -82,8 +82,8 @@ def locate(file: str | Sequence[str], hub: str) -> str:
     return str(found) if found else hub
 
 
-def shipped_rows(file: str | Sequence[str], hub: str) -> Iterator[Row]:
-    """The rows of a shipped benchmark, lazily.
+def shipped_rows(file: str | Sequence[str], hub: str, *, instead: str = "give data=URL") -> Iterator[Row]:
+    """The rows of a shipped benchmark, lazily; an error advises what can be done instead.
 
     Raises:
         DataError: They are neither on this machine nor to be had from the hub; it says how to get them.
@@ -97,8 +97,13 @@ def shipped_rows(file: str | Sequence[str], hub: str) -> Iterator[Row]:
         wanted = _names(file)[0]
         local = _local(wanted)
         here = f"THEMIS_DATA is set, but there is no {local}" if local else "THEMIS_DATA is not set"
-        advice = f"to do without the hub, put the data at $THEMIS_DATA/{wanted}, or give data=URL"
+        advice = f"to do without the hub, put the data at $THEMIS_DATA/{wanted}, or {instead}"
         raise DataError(f"{error} ({here}; {advice})") from error
+
+
+def example_rows(file: str | Sequence[str], hub: str) -> Iterator[Row]:
+    """As shipped_rows, of few-shot examples, whose place data=URL does not change."""
+    return shipped_rows(file, hub, instead="ask without examples")
 
 
 def read_text(url: str) -> str:

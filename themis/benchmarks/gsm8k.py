@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from themis.benchmarks.base import Benchmark, Row, field
-from themis.benchmarks.data import locate, shipped_rows
+from themis.benchmarks.data import example_rows, locate, shipped_rows
 from themis.benchmarks.fewshot import FewShot
 from themis.errors import DataError
 from themis.records import Sample
@@ -32,7 +32,7 @@ def gsm8k() -> Benchmark:
         template=_PROMPT,
         metrics=(ExactMatch("number"),),
         fewshot=FewShot(
-            partial(shipped_rows, *_TRAIN), lambda shot: str(shot.metadata["answer"]), source=locate(*_TRAIN)
+            partial(example_rows, *_TRAIN), lambda shot: str(shot.metadata["answer"]), source=locate(*_TRAIN)
         ),
         source=locate(_FILE, _HUB),
         description="1,319 word problems of grade-school arithmetic; the final number, exactly",

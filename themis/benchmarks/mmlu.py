@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from themis.benchmarks._questions import CHOICE_PROMPT, letter, letter_answer, target_text, texts, with_letters
 from themis.benchmarks.base import Benchmark, Row, field
-from themis.benchmarks.data import locate, shipped_rows
+from themis.benchmarks.data import example_rows, locate, shipped_rows
 from themis.benchmarks.fewshot import FewShot
 from themis.records import Sample
 from themis.scoring import ChoiceMatch, LikeliestChoice
@@ -51,7 +51,7 @@ def mmlu() -> Benchmark:
         sample=_sample,
         template=CHOICE_PROMPT,
         metrics=(ChoiceMatch(),),
-        fewshot=FewShot(partial(shipped_rows, *_DEV), letter_answer, by_group=True, source=locate(*_DEV)),
+        fewshot=FewShot(partial(example_rows, *_DEV), letter_answer, by_group=True, source=locate(*_DEV)),
         source=locate(*_TEST),
         description="14,042 questions with four choices about 57 subjects; the letter of the right one",
         citation="Hendrycks et al. 2021, Measuring Massive Multitask Language Understanding, arXiv:2009.03300",
@@ -78,7 +78,7 @@ def mmlu_loglikelihood() -> Benchmark:
         metrics=(LikeliestChoice(),),
         kind="loglikelihood",
         fewshot=FewShot(
-            partial(shipped_rows, *_DEV),
+            partial(example_rows, *_DEV),
             target_text,
             form="text",
             by_group=True,

@@ -6,7 +6,7 @@ from functools import partial
 
 from themis.benchmarks._questions import letter, texts, with_letters
 from themis.benchmarks.base import Benchmark, Row, field
-from themis.benchmarks.data import locate, shipped_rows
+from themis.benchmarks.data import example_rows, locate, shipped_rows
 from themis.benchmarks.fewshot import FewShot
 from themis.records import Sample
 from themis.scoring import ChoiceMatch
@@ -30,7 +30,7 @@ def mmlu_pro() -> Benchmark:
         template=f"Question:\n{{input}}\n{_STEPS}",
         metrics=(ChoiceMatch("answer_is"),),
         fewshot=FewShot(
-            partial(shipped_rows, *_VALIDATION),
+            partial(example_rows, *_VALIDATION),
             _reasoning,
             form="text",
             by_group=True,
