@@ -102,6 +102,7 @@ def full_report() -> Report:
         n_repeats=2,
         selection={"limit": 3},
         metrics={"exact_match": metric},
+        groups={"exact_match": {"addition": MetricResult(metric, group="addition")}},
         errors={"infrastructure": 1},
         n_given_up=1,
         usage={"input_tokens": 36},
