@@ -4,7 +4,7 @@
     python3 tests/check.py -k resume  the same with options for pytest
 
 It makes `.venv` in the project's folder, installs the project and its development group there, and stops at the first
-step that fails. Tests that start several Ray nodes get a pytest process of their own: one process holds one Ray.
+step that fails; all tests run, and then the first failure counts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from pathlib import Path
@@ -28,21 +29,42 @@ TEST = [PYTHON, "-m", "pytest", "--timeout", "300"]
 """A test that takes so many seconds hangs: it ends with the stacks of all threads."""
 
 
+BESIDE = "not ray and not nodes and not soak"
+"""Tests that do without the session's Ray: they wait a lot, and so do those with it."""
+
+ON_RAY = {"tests on Ray": "ray and not nodes and not soak", "tests with several Ray nodes": "nodes and not soak"}
+"""Each in a process of its own: one process holds one Ray."""
+
+
 def main(options: list[str]) -> int:
     """The exit code of the first step that fails, 0 when none does."""
     set_up()
-    steps = {
+    for name, command in {
         "lint": [PYTHON, "-m", "ruff", "check", "."],
         "format": [PYTHON, "-m", "ruff", "format", "--check", "."],
         "types": [PYTHON, "-m", "mypy"],
-        "tests": [*TEST, "-m", "not nodes and not soak", *options],
-        "tests with several Ray nodes": [*TEST, "-m", "nodes and not soak", *options],
-    }
-    for name, command in steps.items():
-        code = step(name, command)
-        if code and not (code == NO_TESTS and options):
+    }.items():
+        if code := step(name, command):
             return code
-    return 0
+    return test(options)
+
+
+def test(options: list[str]) -> int:
+    """Run all tests, those without Ray beside the others; their output comes when both are done."""
+    with tempfile.TemporaryFile() as output:
+        beside = subprocess.Popen([*TEST, "-m", BESIDE, *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            codes = [step(name, [*TEST, "-m", which, *options]) for name, which in ON_RAY.items()]
+            print("== tests without Ray, which ran meanwhile", flush=True)
+            codes.append(beside.wait())
+        finally:
+            beside.kill()
+            beside.wait()
+        output.seek(0)
+        print(output.read().decode(errors="replace"), flush=True)
+    failed = [code for code in codes if code and not (code == NO_TESTS and options)]
+    print(f"== tests: {f'exit code {failed[0]}' if failed else 'passed'}", flush=True)
+    return failed[0] if failed else 0
 
 
 def set_up() -> None:

@@ -10,6 +10,13 @@ import object_stores
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Mark what uses the session's Ray: tests/check.py runs the others beside it."""
+    for item in items:
+        if "ray_session" in item.fixturenames:
+            item.add_marker("ray")
+
+
 @pytest.fixture(scope="session")
 def s3():
     """A moto server in a process of its own, stopped at the end of the session."""
