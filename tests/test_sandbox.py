@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
@@ -23,6 +24,8 @@ from themis.scoring.sandbox import LEVELS, Limits, isolation, run_program
 
 SMALL = Limits(seconds=0.6, cpu_seconds=1, memory=256 << 20, disk=16 << 20, processes=24)
 LINUX = sys.platform.startswith("linux")
+LANDLOCK = max(0, ctypes.CDLL(None).syscall(444, None, 0, 1)) if LINUX else 0
+"""The version of Landlock that this kernel has."""
 needs_proc = pytest.mark.skipif(not LINUX, reason="processes are counted in /proc")
 
 
@@ -33,6 +36,26 @@ for _ in range(8):
         x = bytearray(b'x' * (60 << 20))
         time.sleep(9)
 time.sleep(9)
+"""
+DEEP = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0: time.sleep(60)
+    os._exit(0)
+for _ in range(2500):
+    os.mkdir('a')
+    os.chdir('a')
+time.sleep(0.1)
+"""
+STOPPER = """
+import os, time
+for _ in range(3):
+    if os.fork() == 0:
+        os.setsid()
+        while True:
+            os.kill(-1, 19)
+time.sleep(60)
 """
 LOCKS = """
 import os
@@ -189,11 +212,36 @@ HOGS = {
     "memory": "x = []\nwhile True: x.append(bytearray(10**7))",
     "memory of many": MANY_HOGS,
     "large file": "open('f', 'wb').write(bytes(1 << 26))",
+    "memory that is shared": """
+import mmap, os, time
+for _ in range(5):
+    if os.fork() == 0:
+        m = mmap.mmap(-1, 80 << 20)
+        m.write(bytes(80 << 20))
+        time.sleep(9)
+time.sleep(9)
+""",
+    "files without names": """
+import os, time
+kept = []
+for n in range(8):
+    kept.append(open('x', 'wb'))
+    os.unlink('x')
+    kept[-1].write(bytes(4 << 20))
+time.sleep(9)
+""",
+    "empty files": """
+import time
+for n in range(12000): open(str(n), 'w').close()
+time.sleep(9)
+""",
     "many files": "for n in range(99):\n    with open(str(n), 'wb') as f: f.write(bytes(1 << 22))",
 }
 
 
-@pytest.mark.parametrize(("program", "level"), on_levels(HOGS, ["memory of many", "many files"]))
+@pytest.mark.parametrize(
+    ("program", "level"), on_levels(HOGS, ["memory of many", "files without names", "empty files"])
+)
 def test_hogs(program, level, nothing_left):
     """More memory or disk than was given is refused or ends the program, whether one process takes it or many."""
     done = run(program, reachable(level), Limits(seconds=5.0, memory=256 << 20, disk=16 << 20))
@@ -264,6 +312,73 @@ def test_no_network(level):
 
 
 @pytest.mark.skipif(not LINUX, reason="only Linux filters system calls")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of other machines")
+def test_memory_of_no_process(level):
+    """What would hold memory beside a program's processes, or stay after them, is refused: memfd, System V, queues."""
+    calls = {"memfd_create": (319, 0, 0), "shmget": (29, 0, 4096, 0o1600), "semget": (64, 0, 1, 0o1600)}
+    calls |= {"msgget": (68, 0, 0o1600), "mq_open": (240, 0, 0)}
+    program = f"import ctypes\nfor call in {[*calls.values()]}: print(ctypes.CDLL(None).syscall(*call))"
+
+    assert run(program, level).output.split() == ["-1"] * len(calls)
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux filters system calls")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of other machines")
+def test_no_other_process(level):
+    """A program sets no limits of its parent, and has no child in a namespace in which that would have rights."""
+    program = """
+import ctypes, errno, os, resource
+try: resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))
+except PermissionError: print('refused')
+c = ctypes.CDLL(None, use_errno=True)
+for call in ((56, 0x10000000 | 17, 0, 0, 0, 0), (435, 0, 0)):
+    if c.syscall(*call) == 0: os._exit(3)
+    print(errno.errorcode[ctypes.get_errno()])
+assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+"""
+    assert run(program, level).output.split() == ["refused", "EPERM", "ENOSYS"]
+
+
+@pytest.mark.skipif(not LANDLOCK, reason="this kernel has no Landlock")
+@pytest.mark.parametrize("lower", ["user", "process"])
+def test_beside_others(lower, tmp_path):
+    """Beside the machine's other processes a program writes in its folder only, as it likes there."""
+    tmp_path.chmod(0o777)
+    program = f"""
+import os, subprocess, tempfile
+for place in ({str(tmp_path)!r}, '/tmp', '/dev/shm'):
+    try: open(place + '/themis-left', 'w')
+    except OSError: continue
+    print('wrote', place)
+os.makedirs('a/b')
+open('x', 'w').write('text')
+os.rename('x', 'a/b/x')
+with tempfile.NamedTemporaryFile() as file: file.write(b'text')
+assert subprocess.run(['/bin/echo', 'x'], stderr=subprocess.DEVNULL, capture_output=False).returncode == 0
+"""
+    done = run(program, reachable(lower))
+
+    assert (done.ended, done.output) == ("finished", "x\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(LANDLOCK < 6, reason="this kernel does not keep signals apart")
+@pytest.mark.parametrize("lower", ["user", "process"])
+def test_signals_beside_others(lower):
+    """Beside the machine's other processes a program sends signals to its own only."""
+    lower = reachable(lower)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        killing = "    try: os.kill(pid, 9)\n    except OSError: print(pid)"
+        program = f"import os\nfor pid in (os.getppid(), {other.pid}):\n{killing}"
+        done = run(program, lower)
+        alive = other.poll() is None
+        other.kill()
+
+    assert alive
+    assert (done.ended, len(done.output.split())) == ("finished", 2)
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux filters system calls")
 def test_no_other_table_of_calls(level):
     """The calls of other tables, by which a filter could be passed by, do not exist."""
     program = "import ctypes\nc = ctypes.CDLL(None)\nprint(c.syscall(0x40000000 + 41, 2, 1, 0), c.ptrace(0, 0, 0, 0))"
@@ -329,6 +444,61 @@ def test_folder_is_removed(level, tmp_path, monkeypatch):
 
     assert run(LOCKS, level).ended == "finished"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("lower", ["user", "process"])
+def test_deep_folders(lower, tmp_path, monkeypatch, nothing_left):
+    """Folders deeper than Python recurses and the kernel takes names are too much disk, and gone with the rest."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    tmp_path.chmod(0o777)
+
+    assert run(DEEP, reachable(lower), Limits(disk=64 << 20)).ended == "out of disk"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stopping_the_killer(nothing_left):
+    """A program that stops whatever it may does not stop what is to end it."""
+    assert run(STOPPER, reachable("user")).ended == "out of time"
+
+
+def test_killer_is_nobody_s_prey():
+    """Who ends a user's processes has that user's rights, and not its name, by which it could be stopped or ended."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    code = "import os\nfrom themis.scoring.sandbox._tree import _become_killer as become\nbecome(70001)\n"
+    code += "print(*os.getresuid())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert told.stdout.split() == ["70000", "70001", "70000"]
+
+
+def test_closed_standard_streams():
+    """Programs run where the process that asks has closed its standard input and error."""
+    code = "from themis.scoring.sandbox import *; raise SystemExit(run_program('pass').ended == 'finished' and 7)"
+    closed = f'exec {sys.executable} -c "{code}" 0<&- 2>&-'
+
+    assert subprocess.run(["/bin/sh", "-c", closed], check=False).returncode == 7
+
+
+def test_python_in_the_temporary_folder(apart, tmp_path, monkeypatch):
+    """A Python, or a package, that lies where programs write is there for them too."""
+    (tmp_path / "there").write_text("x")
+    tmp_path.chmod(0o755)
+    visible = [*sandbox._visible(), str(tmp_path)]
+    monkeypatch.setattr(sandbox, "_visible", lambda: visible)
+
+    done = run_program(f"import os\nprint(os.listdir({str(tmp_path)!r}))\nopen({str(tmp_path / 'new')!r}, 'w')")
+
+    assert done.output == "['there']\n"
+    assert done.ended == "raised"
+
+
+@pytest.mark.parametrize(
+    ("program", "ended"), [("x = 1\0", "raised"), ("x = '\ud800'", "finished"), (f"x = '{'a' * 10**7}'", "finished")]
+)
+def test_odd_programs(program, ended):
+    """Programs with null characters, with halves of characters, and of ten megabytes have an ending like others."""
+    assert run_program(program).ended == ended
 
 
 def test_refusal(monkeypatch):

@@ -5,6 +5,7 @@ asked from any thread of any process. Three levels of isolation, of which the be
 
 process     limits of CPU, memory, files, processes and time; an empty environment; a folder of its own
 user        that, and a user id that owns nothing here: it may neither change this user's files nor end its processes
+            (with Landlock, which level "process" has too, it writes nowhere else)
 namespaces  it sees no other process, no network, and of the file system only Python and the system, read-only
 """
 
@@ -204,7 +205,7 @@ def _run(text: str, limits: Limits, level: Isolation) -> Execution:
 def _ask(request: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The launcher's reply; whatever happens here, the launcher and all that it started end."""
     content = marshal.dumps(request)
-    heard, held = os.pipe()  # closed when this process ends, however it ends: then the launcher ends everything
+    heard, held = _high_pipe()  # closed when this process ends, however it ends: then the launcher ends everything
     try:
         launcher = subprocess.Popen(  # noqa: S603 - this very package's launcher
             [sys.executable, "-IS", str(_HERE / "_launcher.py"), str(heard)],
@@ -231,6 +232,17 @@ def _ask(request: dict[str, Any], seconds: float) -> dict[str, Any]:
     if not reply:
         raise SandboxError(f"the launcher was ended (exit code {launcher.returncode}) {errors[-500:].decode()}".strip())
     return cast(dict[str, Any], marshal.loads(reply))  # noqa: S302 - from the launcher, not from the program
+
+
+def _high_pipe() -> tuple[int, int]:
+    """A pipe beside the standard streams: where this process has closed those, the next ones get their numbers."""
+    import fcntl
+
+    low = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in low]
+    for end in low:
+        os.close(end)
+    return high[0], high[1]
 
 
 def _end(launcher: subprocess.Popen[bytes]) -> None:

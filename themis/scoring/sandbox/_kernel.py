@@ -15,16 +15,18 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS =
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def call(name: str, *arguments: Any) -> None:
-    """Call a function of the C library that gives a negative number for an error.
+def call(name: str, *arguments: Any) -> int:
+    """What a function of the C library gives, which is negative for an error.
 
     Raises:
         OSError: It did; the error names the function and what it was called for.
     """
-    if getattr(_libc, name)(*arguments) < 0:
+    found: int = getattr(_libc, name)(*arguments)
+    if found < 0:
         code = ctypes.get_errno()
-        shown = next((f" {a.decode()}" for a in arguments if isinstance(a, bytes) and a), "")
+        shown = next((f" {a.decode(errors='replace')}" for a in arguments if isinstance(a, bytes) and a), "")
         raise OSError(code, f"{name}{shown}: {os.strerror(code)}")
+    return found
 
 
 def prctl(option: int, value: int) -> None:

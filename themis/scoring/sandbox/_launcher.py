@@ -22,10 +22,11 @@ if __name__ == "__main__":  # the packages stand empty: to import what is in the
         sys.modules[_package] = ModuleType(_package)
         sys.modules[_package].__path__ = [_folder]
 
-from themis.scoring.sandbox._kernel import LINUX, PR_SET_CHILD_SUBREAPER, prctl
+from themis.scoring.sandbox._folder import remove_folder
+from themis.scoring.sandbox._kernel import LINUX, PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, prctl
 from themis.scoring.sandbox._namespaces import in_namespaces
 from themis.scoring.sandbox._program import Program
-from themis.scoring.sandbox._tree import Descendants, OneUser, remove_folder, spare_user
+from themis.scoring.sandbox._tree import Descendants, OneUser, spare_user
 
 TYPE_CHECKING = False  # importing typing would take longer than most programs
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def _beside_others(request: Request) -> dict[str, Any]:
             raise OSError(errno.EPERM, "only root can run a program as another user")
     if LINUX:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
+        prctl(PR_SET_DUMPABLE, 0)  # the program, of the same user, may not look into this process
     folder = os.path.join(request["folder"], f"themis-program-{os.urandom(8).hex()}")
     os.mkdir(folder, 0o700)
     try:

@@ -95,15 +95,15 @@ def _build_root(request: Request, owner: int) -> None:
     root, disk = BASE + ROOT, request["limits"]["disk"]
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
     _mount("tmpfs", BASE, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
+    options = f"size={disk},nr_inodes=10000,mode=700,uid={owner},gid={owner}"
+    os.makedirs(root + WORK)
+    _mount("tmpfs", root + WORK, "tmpfs", MS_NOSUID | MS_NODEV, options)  # before a Python that lies there is shown
     for source in request["visible"]:
         _show(source, root + source, ATTR_NODEV)
     for source in DEVICES:
         _show(source, root + source, 0)
-    for folder in ("/proc", WORK):
-        os.makedirs(root + folder, exist_ok=True)
+    os.mkdir(f"{root}/proc")
     os.symlink(WORK, f"{root}/dev/shm")
-    options = f"size={disk},nr_inodes=10000,mode=700,uid={owner},gid={owner}"
-    _mount("tmpfs", root + WORK, "tmpfs", MS_NOSUID | MS_NODEV, options)
     with contextlib.suppress(OSError):  # a container may hide parts of its /proc, and then a new one is refused
         _mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     _restrict(BASE, ATTR_READ_ONLY, deep=False)

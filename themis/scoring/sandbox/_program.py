@@ -10,9 +10,11 @@ import signal
 import sys
 import time
 
-from themis.scoring.sandbox._filter import close_network
+from themis.scoring.sandbox._filter import filter_calls
+from themis.scoring.sandbox._folder import size, unnamed
 from themis.scoring.sandbox._kernel import LINUX, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
-from themis.scoring.sandbox._tree import become, cpu_seconds, resident, seconds_in_line, size, tasks_of
+from themis.scoring.sandbox._tree import become, cpu_seconds, resident, seconds_in_line, tasks_of
+from themis.scoring.sandbox._writes import confine
 
 TYPE_CHECKING = False  # importing typing would take longer than most programs
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ class Program:
         user: The user id that it gets, None for the one of this process.
         folder: Where it works, the only place that it is told of.
         tree: The processes that it may have started.
-        measured: The kernel does not bound the folder, so that its size has to be looked at.
+        measured: The folder is one of the machine's: the kernel does not bound its size, which has to be looked at, and
+            may have to be told that nothing else is to be written.
     """
 
     def __init__(self, request: Request, user: int | None, folder: str, tree: Tree, *, measured: bool = False) -> None:
@@ -54,15 +57,11 @@ class Program:
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._start()
-        self._poll = select.poll()
-        alive = self._request["alive"]
-        for source in (alive, self._output, self._result, self._wake):
-            os.set_blocking(source, False)
-            self._poll.register(source, select.POLLIN)
-        self._began = time.monotonic()
-        ended, detail = self._watch()
-        seconds = time.monotonic() - self._began
-        self._end()
+        try:
+            ended, detail = self._watch()
+            seconds = time.monotonic() - self._began
+        finally:
+            self._end()
         return {
             "ended": ended,
             "detail": detail,
@@ -87,6 +86,11 @@ class Program:
         reason = os.read(failure, 1000)  # ends when exec has closed the other side
         if reason:
             raise OSError(f"{self._request['python']} does not start: {reason.decode()}")
+        self._poll = select.poll()
+        for source in (self._request["alive"], self._output, self._result, self._wake):
+            os.set_blocking(source, False)
+            self._poll.register(source, select.POLLIN)
+        self._began = time.monotonic()
 
     def _become_program(self, source: int, output: int, result: int) -> NoReturn:
         import fcntl
@@ -105,7 +109,10 @@ class Program:
             prctl(PR_SET_NO_NEW_PRIVS, 1)
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             with contextlib.suppress(OSError):  # a kernel without filters; what else the level keeps out stays out
-                close_network()
+                filter_calls()
+            if self._measured:
+                with contextlib.suppress(OSError):  # a kernel without Landlock
+                    confine(self._folder)
         python = self._request["python"]
         # No bytecode, no folder of its own and none of the user's in sys.path; UTF-8; nothing else is to be inherited.
         os.execve(python, [python, "-BPs", "-X", "utf8", "-c", self._request["harness"]], self._environment())
@@ -139,7 +146,6 @@ class Program:
         while True:
             ready = {source for source, _ in self._poll.poll(pause * 1000)}
             if self._request["alive"] in ready:  # whoever asked is gone
-                self._end()
                 sys.exit(1)
             self._hear_output()
             self._hear_end()
@@ -197,7 +203,7 @@ class Program:
             return "out of processes", str(limits["processes"])
         if sum(map(resident, processes)) > limits["memory"]:
             return "out of memory", f"{limits['memory'] >> 20} MiB"
-        if self._measured and size(self._folder) > limits["disk"]:
+        if self._measured and size(self._folder) + unnamed(processes) > limits["disk"]:
             return "out of disk", f"{limits['disk'] >> 20} MiB"
         return None
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     Tree: TypeAlias = "Namespace | OneUser | Descendants"
 
 
+LIBRARIES = 16 << 20
+"""Up to so many shared bytes are the code of libraries, and not looked at more closely."""
+
+
 class Namespace:
     """The processes of a namespace, whose process 1 this is."""
 
@@ -39,7 +43,7 @@ class OneUser:
     def kill(self, first: int) -> None:
         killer = os.fork()
         if killer == 0:
-            become(self._user)
+            _become_killer(self._user)
             _kill_all()
             os._exit(0)
         os.waitpid(killer, 0)
@@ -81,13 +85,20 @@ def _kill_all() -> None:
 
 
 def spare_user() -> int | None:
-    """A user id that root can become and nobody has; None where there is none."""
+    """A user id that root can become and nobody has, nor the one below it; None where there is none."""
     start, size = 0, 1 << 31
     with contextlib.suppress(OSError):  # only Linux has namespaces of users
         ranges = [line.split() for line in _read("/proc/self/uid_map").splitlines()]
         start, size = max((int(first), int(count)) for first, _, count in ranges)
-    user = min(start + size, 1 << 31) - 1 - os.getpid() % max(1, size // 2)
-    return user if user > 0 and size > 1 else None
+    user = min(start + size, 1 << 31) - 1 - 2 * (os.getpid() % max(1, size // 4))
+    return user if user > 1 and size > 3 else None
+
+
+def _become_killer(user: int) -> None:
+    """Be able to end a user's processes, and nobody else's, without being one of them: they would stop this one."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user - 1, user, user - 1)
 
 
 def become(user: int) -> None:
@@ -98,21 +109,29 @@ def become(user: int) -> None:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process has for itself."""
+    """Bytes of memory that a process has for itself, with its part of what it shares with others and no file holds."""
     try:
-        _, total, shared, *_ = map(int, _read(f"/proc/{pid}/statm").split())
+        _, total, shared, *_ = (int(pages) * resource.getpagesize() for pages in _read(f"/proc/{pid}/statm").split())
     except (OSError, ValueError):
         return 0
-    return (total - shared) * resource.getpagesize()
+    return total - shared + (_shared_memory(pid) if shared > LIBRARIES else 0)
+
+
+def _shared_memory(pid: int) -> int:
+    with contextlib.suppress(OSError):  # the kernel walks through all its pages
+        for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+            if line.startswith("Pss_Shmem:"):
+                return int(line.split()[1]) << 10
+    return 0
 
 
 def cpu_seconds(pid: int) -> float:
-    """Seconds of CPU that a process has had, its threads included."""
+    """Seconds of CPU that a process has had, its threads and the children that it has waited for included."""
     try:
-        user, system = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[11:13]
+        ticks = sum(map(int, _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[11:15]))
     except (OSError, ValueError):
         return 0.0
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def seconds_in_line(pid: int) -> float:
@@ -132,36 +151,6 @@ def tasks_of(user: int) -> int:
         with contextlib.suppress(OSError):
             total += len(os.listdir(f"/proc/{pid}/task")) if _owner(pid) == user else 0
     return total
-
-
-def size(folder: str) -> int:
-    """Bytes on disk beneath a folder."""
-    total = 0
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                total += entry.stat(follow_symlinks=False).st_blocks * 512
-                total += size(entry.path) if entry.is_dir(follow_symlinks=False) else 0
-    return total
-
-
-def remove_folder(folder: str) -> None:
-    """Remove a folder, also where the program has locked what is in it."""
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
-    if os.path.isdir(folder):
-        _unlock(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _unlock(folder: str) -> None:
-    with contextlib.suppress(OSError):
-        os.chmod(folder, 0o700)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    _unlock(entry.path)
 
 
 def _pids() -> Iterator[int]:
