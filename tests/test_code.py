@@ -68,6 +68,17 @@ RIGHT = {
     "fence after code": f"```python\n{FUNCTION.rstrip()}```\nDone.",
     "body and a stray fence": "    return x / 4\n```\nThat is all.",
     "fence in a text": "```python\ndef quarter(x):\n    s = '```x'\n    return x / 4\n```",
+    "four backticks": f"````python\n{FUNCTION}````",
+    "tildes": f"~~~python\n{FUNCTION}~~~\nIt divides.",
+    "language with a version": f"```python3.11\n{FUNCTION}```",
+    "language in braces": f"```{{.python}}\n{FUNCTION}```",
+    "fence in a docstring": "```python\ndef quarter(x):\n    '''X.\n\n    ```\n    x\n    ```\n    '''\n"
+    "    return x / 4\n```",
+    "too far in": "```python\n    def quarter(x):\n        return x / 4\n```",
+    "function of another block": "```\ndef h(x):\n    return x / 4\n```\nSo:\n```\n"
+    f"{FUNCTION.replace('x / 4', 'h(x)')}```",
+    "imports of another block": "```py\nfrom operator import truediv as d\nd(1, 0)\n```\nSo:\n```\n"
+    f"{FUNCTION.replace('x / 4', 'd(x, 4)')}```",
     "assigned": "```python\nquarter = lambda x: x / 4\n```",
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from themis.scoring.base import Metric, Score
+from themis.scoring.fences import completed, python_blocks
 from themis.scoring.needs import needed_targets, needed_text, needs_text
 from themis.scoring.sandbox import Limits, run_program
 
@@ -74,10 +76,10 @@ def _wanted(entry_point: str | None, tests: str) -> frozenset[str]:
 def extract_code(response: str, start: str = "", wanted: frozenset[str] = frozenset()) -> str:
     """The program that an answer in words and code stands for; empty where there is no code in it.
 
-    Of several fenced blocks of Python the last that defines a name of `wanted` counts, else the first; without a
-    fence, what lies between the first and the last line that look like Python. Where `start` is the beginning of a
-    function and the code does not define that function itself, the code is taken for its body, and goes on after
-    `start`; else what stands in `start` before the function goes before the code.
+    Of several fenced blocks of Python the last that defines a name of `wanted` counts, with what it uses of those
+    before it, else the first; without a fence, what lies between the first and the last line that look like Python.
+    Where `start` is the beginning of a function and the code does not define that function itself, the code is taken
+    for its body, and goes on after `start`; else what stands in `start` before the function goes before the code.
     """
     code = _found(response, wanted, body_first=bool(start))
     if not code.strip():
@@ -91,9 +93,9 @@ def extract_code(response: str, start: str = "", wanted: frozenset[str] = frozen
 
 def _found(response: str, wanted: frozenset[str], *, body_first: bool) -> str:
     """The part of an answer that is its code."""
-    blocks = [block for block in _blocks(response) if block.strip()]
-    if defining := [block for block in blocks if _defined(block) & wanted]:
-        return defining[-1]
+    blocks = [_dedented(block, wanted) for block in python_blocks(response) if block.strip()]
+    if defining := [number for number, block in enumerate(blocks) if _defined(block) & wanted]:
+        return completed(blocks[defining[-1]], blocks[: defining[-1]])
     if body_first and response.lstrip("\r\n")[:1].isspace():  # it goes on where the prompt ended
         return response.partition("\n```")[0]
     if blocks:
@@ -107,24 +109,14 @@ _DEFINITION = re.compile(
 _CODE_LINE = re.compile(
     r"(?:import|from|(?:async )?def|class)\s+\w|@\w|[ \t]+\S|[A-Za-z_]\w*\s*(?::[^=]*)?=[^=]|[\])}]"
 )
-_PYTHON = frozenset({"", "python", "python3", "py", "py3"})
 
 
-def _blocks(text: str) -> list[str]:
-    """The fenced blocks of Python in their order, as far in as their fences; one that is not closed ends the text."""
-    found: list[tuple[str, list[str]]] = []
-    inside, margin = False, ""
-    for line in text.split("\n"):
-        before, fence, after = line.partition("```")
-        if inside and fence and not after.strip():
-            inside = False
-            found[-1][1].extend([before.removeprefix(margin)] if before.strip() else [])
-        elif inside:
-            found[-1][1].append(line.removeprefix(margin))
-        elif fence and "`" not in after:
-            inside, margin = True, before if before.isspace() else ""
-            found.append((after.strip().lower().partition(" ")[0], []))
-    return ["\n".join(lines) for language, lines in found if language in _PYTHON]
+def _dedented(block: str, wanted: frozenset[str]) -> str:
+    """The block, at the margin where it is there that it defines what is wanted."""
+    if not block.lstrip("\r\n")[:1].isspace():
+        return block
+    moved = textwrap.dedent(block)
+    return moved if _defined(moved) & wanted else block
 
 
 def _defined(code: str) -> set[str]:
