@@ -248,6 +248,13 @@ def test_wrong_instructions(name, arguments, message):
         checked(name, arguments)
 
 
+def test_no_arguments():
+    """An instruction without arguments may have null for them; what is no object is refused by name."""
+    assert instruction_targets(["punctuation:no_comma"], [None]) == instruction_targets(["punctuation:no_comma"], [{}])
+    with pytest.raises(DataError, match=r"punctuation:no_comma: its arguments are '\{\}'; they have to be an object"):
+        instruction_targets(["punctuation:no_comma"], ["{}"])
+
+
 def test_the_layout_with_gaps():
     """Arguments that are left empty, and counts that a table made floats, mean what they mean without."""
     assert checked("length_constraints:number_words", {"num_words": 3.0, "relation": AT_LEAST, "letter": None}) == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import pytest
 from other_tools import (
@@ -368,6 +369,23 @@ def test_rows_that_are_wrong_are_named(tmp_path, storage):
     path = write_eval(tmp_path / "log.eval", inspect_head(), [{**SAMPLES[0], "scores": {"x": {}}}])
     with pytest.raises(DataError, match=r"log.eval: sample 1 is not as Inspect writes it \(KeyError: 'value'\)"):
         import_inspect(path, storage_backend=storage)
+
+
+def test_two_answers_in_one_place(tmp_path, storage):
+    """Two different answers to one sample are refused, not dropped: a log of two runs, or ids that are not unique."""
+    other = generated_row(0, "2 + 3?", "5", ["It is 6."], "6", 0.0)
+    path = write_lm_eval(tmp_path, "sums", [*GENERATED, other])
+    with pytest.raises(DataError, match="sample '0' has two different answers as its repeat 0: the log is of several"):
+        import_lm_eval(path, storage_backend=storage)
+
+
+def test_a_damaged_sample_is_named(tmp_path, storage):
+    """A sample of an .eval that is no JSON is said by the name that it has there."""
+    with zipfile.ZipFile(tmp_path / "log.eval", "w") as log:
+        log.writestr("header.json", json.dumps(inspect_head()))
+        log.writestr("samples/b_epoch_1.json", '{"id": "b"')
+    with pytest.raises(DataError, match=r"log.eval: samples/b_epoch_1.json is not as Inspect writes it \(JSONDecode"):
+        import_inspect(tmp_path / "log.eval", storage_backend=storage)
 
 
 def test_wrong_options(tmp_path, storage):

@@ -80,7 +80,9 @@ def _zip_samples(url: str, told: Fields) -> Iterator[Fields]:
         members = {info.filename: info for info in log.infolist() if _SAMPLE.match(info.filename)}
         order = {str(name): place for place, name in enumerate(told.get("dataset", {}).get("sample_ids") or [])}
         for name in sorted(members, key=lambda name: _place(name, order)):
-            yield _load(_member(log, members[name]))
+            with reading(f"{url}: {name}", "Inspect"):
+                fields = _load(_member(log, members[name]))
+            yield fields
 
 
 def _place(name: str, order: dict[str, int]) -> tuple[int, str, int]:

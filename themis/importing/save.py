@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from themis.errors import RunMismatchError, UsageError
+from themis.errors import DataError, RunMismatchError, UsageError
 from themis.ids import canonical_json
 from themis.provenance import provenance
 from themis.records import SCHEMA_VERSION
@@ -16,11 +16,11 @@ from themis.result import Result
 from themis.scoring.base import RepeatsMetric, Score
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from themis.backends import StorageBackend
     from themis.importing.log import Answer, Log
-    from themis.records import EvaluationRecord, Report
+    from themis.records import EvaluationRecord, GenerationRecord, Report
 
 _AT_ONCE = 100
 """Answers that are saved together: with long conversations they are some megabytes."""
@@ -81,9 +81,12 @@ def save(log: Log, storage: StorageBackend, run_id: str) -> Imported:
 
 @dataclass
 class _Seen:
-    """What was saved: no record twice, although several filters of lm-eval tell of one answer."""
+    """What was saved: no record twice, although several filters of lm-eval tell of one answer.
 
-    pairs: set[tuple[str, int]] = field(default_factory=set)
+    Of each answer a hash is kept, since two answers to one question cannot both be.
+    """
+
+    pairs: dict[tuple[str, int], int] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, None] = field(default_factory=dict)
 
@@ -92,7 +95,7 @@ class _Seen:
         new = {pair: records for pair, records in new.items() if pair not in self.pairs}
         evaluations = [evaluation for each in batch for evaluation in each.evaluations]
         samples = {sample.id: sample for sample, _ in new.values()}
-        self.pairs.update(new)
+        self._remember(generation for each in batch for generation in each.generations)
         self.groups.update({name: sample.group for name, sample in samples.items() if sample.group is not None})
         self.metrics.update(dict.fromkeys(evaluation.metric for evaluation in evaluations))
         if samples:
@@ -100,6 +103,15 @@ class _Seen:
             storage.save_generation_records(run_id, [generation for _, generation in new.values()])
         if evaluations:
             storage.save_evaluation_records(run_id, evaluations)
+
+    def _remember(self, generations: Iterable[GenerationRecord]) -> None:
+        for generation in generations:
+            pair, told = (generation.sample_id, generation.repeat), hash((generation.id, generation.response))
+            if self.pairs.setdefault(pair, told) != told:
+                raise DataError(
+                    f"sample {pair[0]!r} has two different answers as its repeat {pair[1]}: the log is of several runs "
+                    "in one file, or the field that was given as id_field is not unique"
+                )
 
 
 def _open(log: Log, storage: StorageBackend, run_id: str) -> None:

@@ -79,13 +79,13 @@ IFEVAL_METRICS: tuple[Metric, ...] = (
 )
 
 
-def instruction_targets(names: Sequence[str], arguments: Iterable[Mapping[str, Any]]) -> list[str]:
+def instruction_targets(names: Sequence[str], arguments: Iterable[Mapping[str, Any] | None]) -> list[str]:
     """A sample's target: each instruction with its arguments, as JSON text.
 
     Raises:
         DataError: There is no such instruction, or its arguments are wrong.
     """
-    given = [(name, checked(name, each)) for name, each in zip(names, arguments, strict=True)]
+    given = [(name, checked(name, each or {})) for name, each in zip(names, arguments, strict=True)]
     return [canonical_json({"instruction": name, **each}) for name, each in given]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from themis.errors import DataError
@@ -16,7 +17,7 @@ from themis.registry import unknown
 from themis.scoring.language import count_capital_words, count_sentences, count_words, detect_language
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
 Arguments: TypeAlias = dict[str, Any]
 
@@ -63,6 +64,8 @@ def checked(instruction: str, arguments: Mapping[str, Any]) -> Arguments:
     """
     if instruction not in CHECKS:
         raise DataError(unknown("instruction", instruction, CHECKS))
+    if not isinstance(arguments, Mapping):
+        raise DataError(f"{instruction}: its arguments are {arguments!r:.100}; they have to be an object")
     wanted = CHECKS[instruction].arguments
     given = {name: _whole(value) for name, value in arguments.items() if value not in (None, "", [])}
     if foreign := [name for name in given if name not in wanted]:

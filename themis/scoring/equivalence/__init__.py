@@ -80,6 +80,7 @@ def _equal(target: str, boxed: str | None, response: str) -> tuple[bool, str | N
 
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?\Z")
+_DIGITS_OF_BASE = re.compile(r"(\d+)_\{?(\d+)\}?\Z")
 _BRACES = re.compile(r"\\\{[^:|]*\\\}\Z")
 
 
@@ -92,6 +93,9 @@ def _plainly(target: str, answer: str) -> bool | None:
         return True
     if _NUMBER.match(target) and _NUMBER.match(answer) and not (percent or both_assign):
         return Decimal(target) == Decimal(answer)
+    numerals = [_DIGITS_OF_BASE.match(one) for one in (target, answer)]
+    if numerals[0] and numerals[1]:  # the library does not see bases
+        return numerals[0].groups() == numerals[1].groups()
     if any(_BRACES.match(one) and other.startswith(("(", "[")) for one, other in ((target, answer), (answer, target))):
         return False  # a set has no order
     return None
