@@ -46,7 +46,7 @@ if os.fork() == 0:
 for _ in range(2500):
     os.mkdir('a')
     os.chdir('a')
-time.sleep(0.1)
+time.sleep(5)
 """
 STOPPER = """
 import os, time
