@@ -146,3 +146,25 @@ def test_a_stranger_behind_the_door_is_an_error(says):
         threading.Thread(target=pretend, daemon=True).start()
         with pytest.raises(ConnectionError, match=r"another program|hung up|reset by peer"):
             Feed(Address("127.0.0.1", server.getsockname()[1], b"x" * 32, b"y" * 32), print, print, print)
+
+
+def test_what_comes_too_late_is_dropped_without_a_word(door, caplog):
+    """What is sent on while the worker has hung up already is lost in silence, however much it is."""
+    address, lane = door.lane()
+    with socket.create_connection(address[:2], timeout=SECONDS) as worker:
+        worker.sendall(address.token)
+        worker.recv(len(address.answer), socket.MSG_WAITALL)
+        door._loop.call_soon_threadsafe(time.sleep, 0.2)  # all that follows comes at once, before the end is read
+    for _ in range(100):
+        lane.send(1, bytes(100_000))
+    wait_until_told(door)
+
+    assert lane.ended
+    assert caplog.records == []
+
+
+def wait_until_told(door):
+    """Return when the loop has done all that it was told."""
+    done = threading.Event()
+    door._loop.call_soon_threadsafe(done.set)
+    assert done.wait(SECONDS)

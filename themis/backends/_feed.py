@@ -86,7 +86,9 @@ class Lane:
     def _write(self, *parts: bytes) -> None:
         if self._writer is None:
             self._waiting.extend(parts)
-        elif not self.ended:
+            return
+        self.ended = self.ended or self._writer.is_closing()  # known before the end of the connection is read
+        if not self.ended:
             self._writer.writelines(parts)
 
     def close(self) -> None:
