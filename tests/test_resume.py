@@ -546,7 +546,7 @@ def test_a_dead_endpoint_interrupts_the_run(tmp_path):
     assert first.report.status == "interrupted"
     assert "requests in a row had no answer" in first.stopped_by
     assert outcomes.count("ok") >= 20
-    assert len(outcomes) < 50
+    assert len(outcomes) < 20 + 10 + 2 * 32  # a window of 16 x 2 when it went away, and one when that was seen
     assert second.n_asked == 500 - outcomes.count("ok")
     assert second.report.status == "complete"
 
