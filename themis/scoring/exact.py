@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from themis.scoring.base import Metric, Score
-from themis.scoring.needs import needed_targets, needed_text, needs_text
+from themis.scoring.needs import TextMetric, needed_targets, needed_text, needs_text
 from themis.scoring.numbers import final_number, same_number
 from themis.scoring.text import contains_words, last_boxed, normal_latex, normal_text
 
@@ -54,13 +54,10 @@ class ExactMatch(Metric):
 
 
 @dataclass(frozen=True)
-class Contains(Metric):
+class Contains(TextMetric):
     """1 where one of the targets stands in the response as whole words (both as normal_text), else 0."""
 
     name: str = "contains"
-
-    def unfit(self, sample: Sample, kind: Kind) -> str | None:
-        return needs_text(sample, kind)
 
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
         text = needed_text(generation)

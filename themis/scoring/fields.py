@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from themis.scoring.base import Metric, Score
+from themis.scoring.base import Score
 from themis.scoring.extract import (
     after_marker,
     compiled,
@@ -17,20 +17,17 @@ from themis.scoring.extract import (
     search_pattern,
     stated_answer,
 )
-from themis.scoring.needs import needed_targets, needed_text, needs_text
+from themis.scoring.needs import TextMetric, needed_targets, needed_text
 from themis.scoring.text import normal_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from themis.records import GenerationRecord, Kind, Sample
+    from themis.records import GenerationRecord, Sample
 
 
-class _PartMatch(Metric):
+class _PartMatch(TextMetric):
     """1 where what is found in the response is one of the targets, both as normal_text, else 0."""
-
-    def unfit(self, sample: Sample, kind: Kind) -> str | None:
-        return needs_text(sample, kind)
 
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
         targets = needed_targets(sample)

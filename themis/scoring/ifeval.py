@@ -20,7 +20,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PromptFollowed(Metric):
+class _Followed(Metric):
+    """Judges a response by the instructions of its sample."""
+
+    loose: bool = False
+    name: str = ""
+    dear: bool = field(default=True, init=False)  # it loads models of languages, and reads a response up to eight times
+
+    def config(self) -> dict[str, Any]:
+        return {"loose": self.loose}
+
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        if reason := needs_text(sample, kind):
+            return reason
+        try:
+            for instruction in _targets(sample):
+                _read(instruction)
+        except DataError as error:
+            return str(error)
+        return None
+
+
+@dataclass(frozen=True)
+class PromptFollowed(_Followed):
     """1 where a response follows every instruction of its prompt, else 0.
 
     The instructions are the sample's target, as `instruction_targets` writes them. The answer names those that are
@@ -32,15 +54,7 @@ class PromptFollowed(Metric):
         name: What the metric is called.
     """
 
-    loose: bool = False
     name: str = "prompt_level_strict"
-    dear: bool = field(default=True, init=False)  # it loads models of languages, and reads a response up to eight times
-
-    def config(self) -> dict[str, Any]:
-        return {"loose": self.loose}
-
-    def unfit(self, sample: Sample, kind: Kind) -> str | None:
-        return _unfit(sample, kind)
 
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
         names, followed = _judged(sample, generation, loose=self.loose)
@@ -48,18 +62,10 @@ class PromptFollowed(Metric):
 
 
 @dataclass(frozen=True)
-class InstructionsFollowed(PooledMetric):
+class InstructionsFollowed(_Followed, PooledMetric):
     """The share of all instructions that responses follow. See PromptFollowed; a value is [followed, instructions]."""
 
-    loose: bool = False
     name: str = "inst_level_strict"
-    dear: bool = field(default=True, init=False)
-
-    def config(self) -> dict[str, Any]:
-        return {"loose": self.loose}
-
-    def unfit(self, sample: Sample, kind: Kind) -> str | None:
-        return _unfit(sample, kind)
 
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
         names, followed = _judged(sample, generation, loose=self.loose)
@@ -87,17 +93,6 @@ def instruction_targets(names: Sequence[str], arguments: Iterable[Mapping[str, A
     """
     given = [(name, checked(name, each or {})) for name, each in zip(names, arguments, strict=True)]
     return [canonical_json({"instruction": name, **each}) for name, each in given]
-
-
-def _unfit(sample: Sample, kind: Kind) -> str | None:
-    if reason := needs_text(sample, kind):
-        return reason
-    try:
-        for instruction in _targets(sample):
-            _read(instruction)
-    except DataError as error:
-        return str(error)
-    return None
 
 
 def _judged(sample: Sample, generation: GenerationRecord, *, loose: bool) -> tuple[list[str], list[bool]]:

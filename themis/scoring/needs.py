@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from themis.errors import UsageError
+from themis.scoring.base import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from themis.records import GenerationRecord, Kind, Sample
-    from themis.scoring.base import Metric
 
 
 def needed_text(generation: GenerationRecord) -> str:
@@ -40,6 +40,13 @@ def needs_text(sample: Sample, kind: Kind) -> str | None:
     if kind == "loglikelihood":
         return "it reads answers, and a loglikelihood has none"
     return None if sample.target else f"sample {sample.id!r} has no target"
+
+
+class TextMetric(Metric):
+    """A metric that compares the text of a response with the sample's targets."""
+
+    def unfit(self, sample: Sample, kind: Kind) -> str | None:
+        return needs_text(sample, kind)
 
 
 def check_fit(metrics: Sequence[Metric], sample: Sample, kind: Kind) -> None:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from themis.scoring.base import Metric, PooledMetric, Score
+from themis.scoring.base import PooledMetric, Score
 from themis.scoring.extract import whole
-from themis.scoring.needs import needed_targets, needed_text, needs_text
+from themis.scoring.needs import TextMetric, needed_targets, needed_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from themis.records import GenerationRecord, Kind, Sample
+    from themis.records import GenerationRecord, Sample
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -45,13 +45,8 @@ def _f1(common: int, n_answer: int, n_target: int) -> float:
     return 2 * common / (n_answer + n_target) if n_answer + n_target else 0.0
 
 
-class _TextMetric(Metric):
-    def unfit(self, sample: Sample, kind: Kind) -> str | None:
-        return needs_text(sample, kind)
-
-
 @dataclass(frozen=True)
-class Squad(_TextMetric):
+class Squad(TextMetric):
     """SQuAD's token F1, or its exact match, of the whole response (normalisation: squad_tokens), best of the targets.
 
     Attributes:
@@ -77,7 +72,7 @@ class Squad(_TextMetric):
 
 
 @dataclass(frozen=True)
-class Rouge(_TextMetric):
+class Rouge(TextMetric):
     """ROUGE's F1 (Lin 2004) of the whole response: of words, of pairs of words, or of the longest common subsequence.
 
     Words are runs of a to z and digits in lower case, not stemmed, as in the package rouge-score, whose numbers these
@@ -118,7 +113,7 @@ def _ngrams(words: list[str], size: int) -> list[tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class CorpusOverlap(PooledMetric):
+class CorpusOverlap(TextMetric, PooledMetric):
     """BLEU (Papineni et al. 2002) or chrF (Popović 2015) by sacrebleu's defaults, divided by 100.
 
     Over a run it is the corpus's number, from summed n-gram counts; the score of one response is sacrebleu's sentence
@@ -134,9 +129,6 @@ class CorpusOverlap(PooledMetric):
 
     def config(self) -> dict[str, Any]:
         return {"measure": self.measure}
-
-    def unfit(self, sample: Sample, kind: Kind) -> str | None:
-        return needs_text(sample, kind)
 
     # sacrebleu has no public name for the counts of one sentence of chrF, nor for the number out of summed counts; the
     # tests hold these two methods to its public corpus scores.
@@ -170,7 +162,7 @@ def _sacrebleu(measure: str) -> tuple[Any, Any]:
 
 
 @dataclass(frozen=True)
-class EditSimilarity(_TextMetric):
+class EditSimilarity(TextMetric):
     """1 less the Levenshtein distance between response and target, divided by the longer one's length in characters.
 
     White space around either is left out; case counts.
@@ -187,7 +179,7 @@ class EditSimilarity(_TextMetric):
 
 
 @dataclass(frozen=True)
-class ErrorRate(PooledMetric):
+class ErrorRate(TextMetric, PooledMetric):
     """1 less the error rate: insertions, deletions and substitutions for each unit of the target, over the whole run.
 
     So that more is better, as everywhere: `word_accuracy` is 1 - WER, `character_accuracy` 1 - CER. Below 0 where a
@@ -203,9 +195,6 @@ class ErrorRate(PooledMetric):
 
     def config(self) -> dict[str, Any]:
         return {"unit": self.unit}
-
-    def unfit(self, sample: Sample, kind: Kind) -> str | None:
-        return needs_text(sample, kind)
 
     def score(self, sample: Sample, generation: GenerationRecord) -> Score:
         from rapidfuzz.distance import Levenshtein

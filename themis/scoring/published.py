@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from themis.errors import UsageError
 from themis.registry import unknown
-from themis.scoring.base import Metric, Score
-from themis.scoring.needs import needed_targets, needed_text, needs_text
+from themis.scoring.base import Score
+from themis.scoring.needs import TextMetric, needed_targets, needed_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from themis.records import GenerationRecord, Kind, Sample
+    from themis.records import GenerationRecord, Sample
 
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _STRICT_COT = re.compile(r"The answer is (-?[0-9.,]+).")
@@ -62,7 +62,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class LmEvalMatch(Metric):
+class LmEvalMatch(TextMetric):
     """1 where lm-evaluation-harness would find the target, by one of its rules, else 0.
 
     Attributes:
@@ -80,9 +80,6 @@ class LmEvalMatch(Metric):
 
     def config(self) -> dict[str, Any]:
         return {"rule": self.rule}
-
-    def unfit(self, sample: Sample, kind: Kind) -> str | None:
-        return needs_text(sample, kind)
 
     def answer_key(self, answer: str) -> str:
         return RULES[self.rule].form(answer)

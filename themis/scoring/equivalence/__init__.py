@@ -10,13 +10,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from themis.errors import UndecidedError
-from themis.scoring.base import Metric, Score
+from themis.scoring.base import Score
 from themis.scoring.equivalence._children import CHILDREN, SECONDS
-from themis.scoring.needs import needed_targets, needed_text, needs_text
+from themis.scoring.needs import TextMetric, needed_targets, needed_text
 from themis.scoring.text import last_boxed, normal_latex
 
 if TYPE_CHECKING:
-    from themis.records import GenerationRecord, Kind, Sample
+    from themis.records import GenerationRecord, Sample
 
 __all__ = ["MathEquivalence"]
 
@@ -25,7 +25,7 @@ REACH = 4000
 
 
 @dataclass(frozen=True)
-class MathEquivalence(Metric):
+class MathEquivalence(TextMetric):
     r"""1 where the answer is mathematically one of the targets, else 0.
 
     The answer is what stands in the last \boxed{...}; without one the expression that "the answer is", or the last one.
@@ -42,9 +42,6 @@ class MathEquivalence(Metric):
 
     def config(self) -> dict[str, Any]:
         return {"math_verify": _library(), "seconds": SECONDS}
-
-    def unfit(self, sample: Sample, kind: Kind) -> str | None:
-        return needs_text(sample, kind)
 
     def answer_key(self, answer: str) -> str:
         return normal_latex(answer)
