@@ -1,8 +1,10 @@
-"""What several commands use: exit codes, the option for the storage, tables."""
+"""What several commands use: exit codes, options, what these stand for, tables."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -15,8 +17,9 @@ from themis.registry import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
-    from themis.backends import FsspecStorageBackend
+    from themis.backends import ExecutionBackend, FsspecStorageBackend
     from themis.gates import Threshold
     from themis.records import Report
 
@@ -74,6 +77,43 @@ FAIL_UNDER = click.option(
 )
 
 
+BACKENDS = {
+    "threads": "LocalExecutionBackend",
+    "ray": "RayExecutionBackend",
+    "sequential": "SequentialExecutionBackend",
+}
+
+WHERE = (
+    click.option(
+        "--backend", default="threads", metavar="B", callback=one_of(tuple(BACKENDS)), help="threads, ray, sequential."
+    ),
+    click.option(
+        "--address", metavar="A", help="Of a Ray cluster's head, HOST:PORT; default RAY_ADDRESS or a local Ray."
+    ),
+    click.option("--workers", "max_workers", type=click.IntRange(1), metavar="N", help="Requests in progress at once."),
+)
+"""The options that say where the work runs."""
+JUDGE = (
+    click.option("--judge-model", metavar="M", help="Whom metrics ask that ask a judge; as --model."),
+    click.option("--judge-base-url", metavar="U", help="Address of the judge's server."),
+)
+GROUPS = click.option("--groups", is_flag=True, help="Results by group, and the mean over groups.")
+
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+
+def several(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """A decorator that adds options in this order."""
+
+    def add(command: Function) -> Function:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 def exit_code(reports: Sequence[Report], thresholds: Sequence[Threshold]) -> int:
     """What a command that made reports ends with; says on stderr which thresholds they are below."""
     failed = failures(thresholds, reports)
@@ -96,6 +136,17 @@ def open_storage(url: str | None, **options: Any) -> FsspecStorageBackend:
     return FsspecStorageBackend(url or DEFAULT_STORAGE, **options)
 
 
+def open_backend(name: str, address: str | None) -> ExecutionBackend:
+    """The backend of that name."""
+    from themis import backends
+
+    if address is not None and name != "ray":
+        raise UsageError(f"--address {address} is a Ray cluster's; add --backend ray")
+    options = {"address": address} if name == "ray" else {}
+    backend: ExecutionBackend = getattr(backends, BACKENDS[name])(**options)
+    return backend
+
+
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows under their headings."""
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -104,3 +155,19 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(escape, row))
     console().print(table)
+
+
+def check_writable(path: Path) -> None:
+    """Raise UsageError for a file that --json could not write."""
+    if not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(
+            f"--json {path}: {path.parent} is no folder that can be written; make it, or give another file"
+        )
+
+
+def write_json(path: Path, reports: Sequence[Report]) -> None:
+    """Write one report as an object, several as a list."""
+    from themis.formats import to_json
+
+    content = [to_json(report) for report in reports]
+    path.write_text(json.dumps(content[0] if len(content) == 1 else content, indent=2) + "\n", encoding="utf-8")

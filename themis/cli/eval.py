@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
 
-from themis.cli._shared import FAIL_UNDER, STORAGE, console, exit_code, open_storage
+from themis.cli._shared import (
+    FAIL_UNDER,
+    GROUPS,
+    JUDGE,
+    STORAGE,
+    WHERE,
+    check_writable,
+    console,
+    exit_code,
+    open_backend,
+    open_storage,
+    several,
+    write_json,
+)
 from themis.errors import UsageError
 from themis.gates import check_metrics
-from themis.registry import unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from themis.backends import ExecutionBackend
     from themis.benchmarks import Benchmark
     from themis.models import Model
-    from themis.records import Report
     from themis.result import Result
-
-BACKENDS = {
-    "threads": "LocalExecutionBackend",
-    "ray": "RayExecutionBackend",
-    "sequential": "SequentialExecutionBackend",
-}
 
 
 def _parameter(_context: Any, _option: Any, values: tuple[str, ...]) -> dict[str, Any]:
@@ -42,41 +46,6 @@ def _parameter(_context: Any, _option: Any, values: tuple[str, ...]) -> dict[str
         except ValueError:
             params[name] = text
     return params
-
-
-def _backend_name(_context: Any, _option: Any, value: str) -> str:
-    if value not in BACKENDS:
-        raise click.BadParameter(unknown("backend", value, BACKENDS))
-    return value
-
-
-WHERE = (
-    click.option("--backend", default="threads", metavar="B", callback=_backend_name, help="threads, ray, sequential."),
-    click.option(
-        "--address", metavar="A", help="Of a Ray cluster's head, HOST:PORT; default RAY_ADDRESS or a local Ray."
-    ),
-    click.option("--workers", "max_workers", type=click.IntRange(1), metavar="N", help="Requests in progress at once."),
-)
-"""The options that say where the work runs."""
-JUDGE = (
-    click.option("--judge-model", metavar="M", help="Whom metrics ask that ask a judge; as --model."),
-    click.option("--judge-base-url", metavar="U", help="Address of the judge's server."),
-)
-GROUPS = click.option("--groups", is_flag=True, help="Results by group, and the mean over groups.")
-
-
-Function = TypeVar("Function", bound="Callable[..., Any]")
-
-
-def several(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """A decorator that adds options in this order."""
-
-    def add(command: Function) -> Function:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
 
 
 @click.command("eval")
@@ -183,17 +152,6 @@ def _close(model: Model) -> None:
     run_coroutine(model.close())
 
 
-def open_backend(name: str, address: str | None) -> ExecutionBackend:
-    """The backend of that name."""
-    from themis import backends
-
-    if address is not None and name != "ray":
-        raise UsageError(f"--address {address} is a Ray cluster's; add --backend ray")
-    options = {"address": address} if name == "ray" else {}
-    backend: ExecutionBackend = getattr(backends, BACKENDS[name])(**options)
-    return backend
-
-
 def _print_results(results: Sequence[Result], *, groups: bool) -> None:
     from themis.formats import report_table
 
@@ -201,19 +159,3 @@ def _print_results(results: Sequence[Result], *, groups: bool) -> None:
     terminal.print(report_table([result.report for result in results], groups=groups))
     for result in results:
         terminal.print(escape(result.summary()), soft_wrap=True)
-
-
-def check_writable(path: Path) -> None:
-    """Raise UsageError for a file that --json could not write."""
-    if not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(
-            f"--json {path}: {path.parent} is no folder that can be written; make it, or give another file"
-        )
-
-
-def write_json(path: Path, reports: Sequence[Report]) -> None:
-    """Write one report as an object, several as a list."""
-    from themis.formats import to_json
-
-    content = [to_json(report) for report in reports]
-    path.write_text(json.dumps(content[0] if len(content) == 1 else content, indent=2) + "\n", encoding="utf-8")

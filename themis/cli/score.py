@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from themis.cli._shared import FAIL_UNDER, STORAGE, console, exit_code
-from themis.cli.eval import GROUPS, JUDGE, WHERE, check_writable, open_backend, several, write_json
+from themis.cli._shared import (
+    FAIL_UNDER,
+    GROUPS,
+    JUDGE,
+    STORAGE,
+    WHERE,
+    check_writable,
+    console,
+    exit_code,
+    open_backend,
+    several,
+    write_json,
+)
 from themis.cli.runs import locate
 
 if TYPE_CHECKING:
