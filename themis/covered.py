@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from themis import arrow
 from themis.errors import ReportNotFoundError, UsageError
-from themis.plan import sample_hash
+from themis.plan import Fingerprint
 from themis.records import Sample
 from themis.stored import JUDGE
 
@@ -125,9 +124,8 @@ def _in_order(table: pa.Table) -> pa.Table:
     return table.sort_by([("launch", "ascending"), ("seq", "ascending")])
 
 
-def _fingerprint(samples: Sequence[Sample]) -> Any:
-    """What Selection.fingerprint() gives for these samples."""
-    data = sha256()
+def _fingerprint(samples: Sequence[Sample]) -> str:
+    data = Fingerprint()
     for sample in samples:
-        data.update(sample_hash(sample).encode())
-    return data.hexdigest()[:32]
+        data.add(sample)
+    return data.text()

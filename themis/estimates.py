@@ -140,13 +140,14 @@ def _clusters(kept: Sequence[Evaluation], groups: Mapping[str, str] | None) -> t
     samples: list[Hashable] = [row.sample_id for row in kept]
     n_samples = len(set(samples))
     if groups is not None:
-        joint: list[Hashable] = [_cluster(row.sample_id, groups) for row in kept]
+        joint: list[Hashable] = [cluster(row.sample_id, groups) for row in kept]
         if len(set(joint)) < n_samples:
             return joint, "clustered by group"
     return samples, "clustered by sample" if n_samples < len(kept) else "independent samples"
 
 
-def _cluster(sample: str, groups: Mapping[str, str]) -> Hashable:
+def cluster(sample: str, groups: Mapping[str, str] | Mapping[str, str | None]) -> Hashable:
+    """What a sample's scores cluster by: its group, or by itself where it has none."""
     group = groups.get(sample)
     return ("sample", sample) if group is None else ("group", group)
 

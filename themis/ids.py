@@ -70,6 +70,13 @@ def content_hash(value: Any) -> str:
     return text_hash(canonical_json(value))
 
 
+def readable_run_id(benchmark: str, model: str, content: Any) -> str:
+    """The id of a run that nobody named: what was asked of whom, and a hash of what tells it from others."""
+    slug = f"{benchmark}-{model}"[:80]
+    readable = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in slug)
+    return f"{readable}-{content_hash(content)[:10]}"
+
+
 def text_hash(text: str) -> str:
     """First 128 bits of SHA-256 over a text in UTF-8 (lone surrogates kept), as 32 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from themis.errors import UsageError
-from themis.ids import canonical_json, generation_id
 from themis.maps import closing
 from themis.models import load_model
-from themis.records import Request
+from themis.plan import make_request
 from themis.scoring.base import JudgedMetric, RepeatsMetric, failed_evaluation, judged_evaluation
 from themis.stored import JUDGE
 from themis.work import Done, Item, lost
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from themis.maps import Maps
     from themis.models.base import Model
     from themis.recorder import Recorder
-    from themis.records import GenerationRecord, Sample
+    from themis.records import GenerationRecord, Request, Sample
     from themis.scoring.base import Metric, Question
     from themis.stored import Stored
 
@@ -182,22 +181,12 @@ class Judging:
             self.recorder.put(self.stored.counted(done, now=False))
 
     def _request(self, sample: Sample, generation: GenerationRecord, question: Question) -> Request:
-        benchmark, prompt = f"{JUDGE}{self.metric.name}", question.prompt
-        messages = None if isinstance(prompt, str) else prompt
-        return Request(
-            id=generation_id(
-                benchmark=benchmark,
-                sample_id=sample.id,
-                prompt=prompt,
-                model=self.metric.judge_id or {},
-                params=question.params,
-                repeat=generation.repeat,
-            ),
-            prompt=prompt if isinstance(prompt, str) else canonical_json(prompt),
+        return make_request(
+            question.prompt,
+            benchmark=f"{JUDGE}{self.metric.name}",
             sample_id=sample.id,
             repeat=generation.repeat,
-            benchmark=benchmark,
-            messages=messages,
-            params=question.params,
             model=self.metric.model.name,
+            identity=self.metric.judge_id or {},
+            params=question.params,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from themis.arrow import texts
-from themis.ids import canonical_json, content_hash, generation_id
+from themis.ids import canonical_json, content_hash, generation_id, readable_run_id
 from themis.records import Request
 from themis.scorers import Scorers
 from themis.scoring.needs import check_fit
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from themis.benchmarks.base import Benchmark
     from themis.models.base import Model
-    from themis.records import Prompt, Sample
+    from themis.records import Kind, Prompt, Sample
     from themis.report import Pair
     from themis.scoring.base import Metric
 
@@ -58,9 +58,7 @@ class Plan:
 
     def default_run_id(self) -> str:
         """Readable, and equal for equal configurations."""
-        slug = f"{self.benchmark.name}-{self.model.name}"[:80]
-        readable = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in slug)
-        return f"{readable}-{content_hash(self.config())[:10]}"
+        return readable_run_id(self.benchmark.name, self.model.name, self.config())
 
     def items(self) -> Iterator[Item]:
         """Every question that this call covers, lazily: the repeats of one sample follow each other.
@@ -81,29 +79,53 @@ class Plan:
         params = self.params
         if "seed" in params:  # one seed for all repeats would give the same answer k times
             params = {**params, "seed": params["seed"] + repeat}
-        messages = None if isinstance(prompt, str) else prompt
-        continuations = self.benchmark.continuations(sample)
-        return Request(
-            id=generation_id(
-                benchmark=self.benchmark.name,
-                sample_id=sample.id,
-                prompt=prompt,
-                model=self.identity,
-                params=params,
-                kind=self.benchmark.kind,
-                continuations=continuations,
-                repeat=repeat,
-            ),
-            prompt=prompt if isinstance(prompt, str) else canonical_json(prompt),
+        return make_request(
+            prompt,
+            benchmark=self.benchmark.name,
             sample_id=sample.id,
             repeat=repeat,
-            benchmark=self.benchmark.name,
-            kind=self.benchmark.kind,
-            messages=messages,
-            continuations=continuations,
-            params=params,
             model=self.model.name,
+            identity=self.identity,
+            params=params,
+            kind=self.benchmark.kind,
+            continuations=self.benchmark.continuations(sample),
         )
+
+
+def make_request(
+    prompt: Prompt,
+    *,
+    benchmark: str,
+    sample_id: str,
+    repeat: int,
+    model: str,
+    identity: dict[str, Any],
+    params: dict[str, Any],
+    kind: Kind = "chat",
+    continuations: list[str] | None = None,
+) -> Request:
+    """One question to the model of that name and identity, under the id that its answer will have."""
+    return Request(
+        id=generation_id(
+            benchmark=benchmark,
+            sample_id=sample_id,
+            prompt=prompt,
+            model=identity,
+            params=params,
+            kind=kind,
+            continuations=continuations,
+            repeat=repeat,
+        ),
+        prompt=prompt if isinstance(prompt, str) else canonical_json(prompt),
+        sample_id=sample_id,
+        repeat=repeat,
+        benchmark=benchmark,
+        kind=kind,
+        messages=None if isinstance(prompt, str) else prompt,
+        continuations=continuations,
+        params=params,
+        model=model,
+    )
 
 
 def _unknown() -> dict[str, str]:
@@ -114,6 +136,23 @@ def _unknown() -> dict[str, str]:
 def is_unknown(identity: object) -> bool:
     """Whether it stands for code that could not be told."""
     return isinstance(identity, dict) and identity.keys() == {"unknown"}
+
+
+class Fingerprint:
+    """A hash over samples in their order, of what they ask and expect."""
+
+    def __init__(self) -> None:
+        self._data = sha256()
+
+    def add(self, sample: Sample) -> str:
+        """Take in the next sample; its own hash."""
+        found = sample_hash(sample)
+        self._data.update(found.encode())
+        return found
+
+    def text(self) -> str:
+        """The hash over all of them, as 32 hexadecimal digits."""
+        return self._data.hexdigest()[:32]
 
 
 class Selection:
@@ -134,15 +173,13 @@ class Selection:
         self._over_repeats: list[str] = []
         self._starts: dict[str, int] = {}
         self._last_sample: str | None = None
-        self._data = sha256()
+        self._data = Fingerprint()
 
     def add(self, item: Item, evaluation_ids: Sequence[str]) -> str | None:
         """Take in one question; the hash of its sample when it is the first of that."""
         if not self.add_answer(item.sample, item.request.repeat, item.request.id, evaluation_ids):
             return None
-        found = sample_hash(item.sample)
-        self._data.update(found.encode())
-        return found
+        return self._data.add(item.sample)
 
     def add_answer(self, sample: Sample, repeat: int, generation_id: str, evaluation_ids: Sequence[str]) -> bool:
         """Take in one answer by its id, "" for none; whether it is the first of its sample.
@@ -165,7 +202,7 @@ class Selection:
 
     def fingerprint(self) -> str:
         """Hash over the samples in their order: the data that was really asked."""
-        return self._data.hexdigest()[:32]
+        return self._data.text()
 
     def generation_ids(self, sample_id: str) -> list[str]:
         """Ids of the answers to one sample, in the order of its repeats."""

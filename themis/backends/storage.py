@@ -37,6 +37,12 @@ def check_run_id(run_id: str) -> str:
     return run_id
 
 
+def run_place(run: str) -> tuple[str | None, str]:
+    """The URL of the storage and the id of the run that "URL/ID" means; None and the id where no URL is given."""
+    url, slash, run_id = run.rstrip("/").rpartition("/")
+    return (url or "/") if slash else None, run_id
+
+
 class StorageBackend(ABC):
     """Keeps the records of runs. Write the eleven abstract methods; everything else has a default built on them.
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _INPUTS = ("prompt", "input", "question")
 _TARGETS = ("target", "answer")
-_GROUPS = ("subject", "group", "category")
+GROUP_FIELDS = ("subject", "group", "category")
+"""What a row may call its subject; the first that is there counts."""
 
 
 class Kept:
@@ -94,7 +95,7 @@ def _sample_of_template(row: Row, number: int) -> Sample:
         canonical_json(row)
     except UsageError as error:
         raise DataError(f"row {number} is not JSON: {error}") from error
-    group = _first(row, _GROUPS)
+    group = _first(row, GROUP_FIELDS)
     return Sample(
         id=str(number - 1) if row.get("id") is None else _as_text(row["id"]),
         input=_input(row),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from themis.cli._shared import ERROR, FORMAT, OK, PARTIAL, STORAGE, console, one_of, open_storage, print_table
+from themis.cli._shared import ERROR, FORMAT, GROUPS, OK, PARTIAL, STORAGE, console, one_of, open_storage, print_table
 from themis.errors import ReportNotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -29,12 +29,10 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="For a machine: JSO
 
 def locate(run: str, storage: str | None, **options: Any) -> tuple[FsspecStorageBackend, str]:
     """The storage and the id that are meant by a run's id, or by the URL of its folder."""
-    from themis.backends.storage import check_run_id
+    from themis.backends.storage import check_run_id, run_place
 
-    if "/" not in run:
-        return open_storage(storage, **options), check_run_id(run)
-    url, _, run_id = run.rstrip("/").rpartition("/")
-    return open_storage(url or "/", **options), check_run_id(run_id)
+    url, run_id = run_place(run)
+    return open_storage(url or storage, **options), check_run_id(run_id)
 
 
 @click.group("runs")
@@ -84,7 +82,7 @@ def _row(info: RunInfo, now: float) -> tuple[str, ...]:
 @runs_group.command("show")
 @click.argument("run")
 @STORAGE
-@click.option("--groups", is_flag=True, help="Results by group, and the mean over groups.")
+@GROUPS
 @FORMAT
 @_JSON
 def show_run(run: str, storage: str | None, form: str, *, groups: bool, as_json: bool) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from themis import stats
 from themis.compare._pooled import is_pooled, pooled_difference, pooled_function, pooled_test
 from themis.compare.values import MetricDifference
+from themis.estimates import cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -155,7 +156,7 @@ def _clusters(
     if by == "sample":
         return None
     groups = {**run.groups, **baseline.groups}
-    return [("sample", name) if groups.get(name) is None else ("group", groups[name]) for name in names]
+    return [cluster(name, groups) for name in names]
 
 
 def _by_groups(run: StoredRun, metric: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from json import loads
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from themis.backends.storage import run_place
 from themis.errors import ReportNotFoundError, UsageError
 from themis.ids import EvaluationIds
 from themis.records import Report
@@ -106,14 +107,13 @@ def _place(
         run = run.run_id
     if not isinstance(run, str | os.PathLike):
         raise UsageError(f"{run!r:.100} is a {type(run).__name__}; give a run's id, URL/ID, a Result or a Report")
-    url, slash, run_id = os.fspath(run).rstrip("/").rpartition("/")
-    if backend is not None and not slash:
+    url, run_id = run_place(os.fspath(run))
+    if backend is not None and url is None:
         return backend, run_id
-    from themis.backends import FsspecStorageBackend
-    from themis.evaluate import DEFAULT_STORAGE
+    from themis.evaluate import open_storage
 
-    here = os.fspath(storage or os.environ.get("THEMIS_STORAGE") or DEFAULT_STORAGE)
-    return stack.enter_context(FsspecStorageBackend((url or "/") if slash else here)), run_id
+    store, _ = open_storage(None, url or storage)
+    return stack.enter_context(store), run_id
 
 
 def read_run(storage: StorageBackend, run_id: str, label: str) -> StoredRun:

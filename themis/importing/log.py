@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from themis.benchmarks.custom import GROUP_FIELDS
 from themis.errors import DataError
-from themis.ids import canonical_json, content_hash, evaluation_id, generation_id, text_hash
+from themis.ids import canonical_json, evaluation_id, generation_id, readable_run_id, text_hash
 from themis.records import EvaluationRecord, GenerationRecord, Sample
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ class Log:
 
     def run_id(self) -> str:
         """Readable, and another one for every log."""
-        slug = f"{self.benchmark}-{self.model}"[:80]
-        readable = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in slug)
-        return f"{readable}-{content_hash([self.config(), self.name])[:10]}"
+        return readable_run_id(self.benchmark, self.model, [self.config(), self.name])
 
     def generation(self, sample: Sample, repeat: int, prompt: str | list[Any], **fields: Any) -> GenerationRecord:
         """The record of one answer."""
@@ -148,7 +147,7 @@ def reading(where: str, tool: str) -> Iterator[None]:
 
 def group_of(fields: dict[str, Any]) -> str | None:
     """The subject that a row names, as own rows may."""
-    found = (fields.get(name) for name in ("subject", "group", "category"))
+    found = map(fields.get, GROUP_FIELDS)
     return next((value for value in found if isinstance(value, str)), None)
 
 
