@@ -187,7 +187,7 @@ def jackknife_standard_error(parts: Sequence[Sequence[float]], pooled: Any) -> f
     total, n = added(parts), len(parts)
     if n < 2:
         return None
-    left = [_number(pooled, [whole - one for whole, one in zip(total, part, strict=True)]) for part in parts]
+    left = [_number(pooled, without(total, part)) for part in parts]
     numbers = [number for number in left if number is not None]
     return stats.jackknife_standard_error(numbers) if len(numbers) == n else None
 
@@ -195,6 +195,11 @@ def jackknife_standard_error(parts: Sequence[Sequence[float]], pooled: Any) -> f
 def added(rows: Sequence[Sequence[float]]) -> list[float]:
     """The element-wise sums, exact."""
     return [math.fsum(column) for column in zip(*rows, strict=True)]
+
+
+def without(total: Sequence[float], part: Sequence[float]) -> list[float]:
+    """The sums less those of one part."""
+    return [whole - one for whole, one in zip(total, part, strict=True)]
 
 
 def _number(pooled: Any, sums: Sequence[float]) -> float | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from themis import stats
 from themis.errors import UsageError
-from themis.estimates import added
+from themis.estimates import added, without
 from themis.scoring import PooledMetric, load_metric
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def pooled_difference(
     before, after = added(befores), added(afters)
     pairs = zip(befores, afters, strict=True)
     alone = len(befores) < 2
-    left_out = [] if alone else [pooled(_without(after, b)) - pooled(_without(before, a)) for a, b in pairs]
+    left_out = [] if alone else [pooled(without(after, b)) - pooled(without(before, a)) for a, b in pairs]
     numbers = pooled(before), pooled(after)
     stderr = stats.jackknife_standard_error(left_out)
     interval = stats.t_interval(numbers[1] - numbers[0], stderr, len(left_out) - 1, level) or (None, None)
@@ -83,7 +83,7 @@ def pooled_test(
     befores, afters = _by_cluster(first, clusters), _by_cluster(second, clusters)
     before, after = added(befores), added(afters)
     both = [a + b for a, b in zip(before, after, strict=True)]
-    differences = [_without(b, a) for a, b in zip(befores, afters, strict=True)]
+    differences = [without(b, a) for a, b in zip(befores, afters, strict=True)]
     columns = (stats.signed_sums(column, DRAWS, seed).tolist() for column in zip(*differences, strict=True))
     exchanged = zip(*columns, strict=True)
     least = abs(pooled(after) - pooled(before)) - 1e-12
@@ -102,7 +102,3 @@ def _by_cluster(rows: Summands, clusters: Sequence[Hashable] | None) -> Summands
     for row, cluster in zip(rows, clusters, strict=True):
         members.setdefault(cluster, []).append(row)
     return [added(group) for group in members.values()]
-
-
-def _without(total: Sequence[float], part: Sequence[float]) -> list[float]:
-    return [whole - one for whole, one in zip(total, part, strict=True)]
