@@ -9,6 +9,8 @@ import pytest
 from themis.backends._chunk import Run
 from themis.backends._crew import Crew, Loss, News
 from themis.backends._engine import Results, Window
+from themis.backends._table import Table
+from themis.backends._waiting import Waiting
 
 
 class LosingCrew(Crew):
@@ -74,3 +76,46 @@ def test_whatever_is_lost_every_item_ends_once(ordered):
         found = list(results)
 
         assert (found if ordered else sorted(found)) == list(range(n_items)), f"seed {seed}"
+
+
+class Listener(Crew):
+    """Takes all that it is offered, and notes what has to be apart."""
+
+    def __init__(self) -> None:
+        self.leases: list[tuple[bool, range]] = []
+        self._apart = False
+
+    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
+        self._apart = apart
+        return min(waiting, 200)
+
+    def submit(self, chunk) -> None:
+        self.leases.append((self._apart, range(chunk.start, chunk.stop)))
+
+    def wait(self, timeout: float | None) -> News:
+        return News()
+
+    def close(self) -> None:
+        self.leases.clear()
+
+
+@pytest.mark.parametrize(("n_leases", "apart"), [(20, True), (1, False)])
+def test_what_many_leases_lost_together_is_cut_and_runs_apart(n_leases, apart):
+    """A deadly item may be in any lease of a dead worker: of many items each lease runs apart, however short it is."""
+    waiting, crew = Waiting(Table(ordered=True, keep_errors=True)), Listener()
+    waiting.add(range(200 * n_leases))
+    waiting.lease(crew)
+    given = [lease for _, lease in crew.leases]
+    crew.leases.clear()
+
+    waiting.recover(Loss(given, 0, 200 * n_leases, "chance"))
+    waiting.lease(crew)
+
+    assert [lease for _, lease in crew.leases] == given
+    assert {each for each, _ in crew.leases} == {apart}
+
+    crew.leases.clear()
+    waiting.recover(Loss(given, 0, 0, "its worker had nothing to do, and left"))
+    waiting.lease(crew)
+
+    assert {each for each, _ in crew.leases} == {apart}

@@ -19,6 +19,7 @@ from themis.backends import (
     RayExecutionBackend,
     SequentialExecutionBackend,
 )
+from themis.backends._ray_crew import RayCrew
 from themis.backends.ray import check_address, check_reachable
 from themis.errors import ExecutionError, TaskTimeoutError, UsageError
 from themis.testing import ExecutionBackendTests
@@ -312,6 +313,26 @@ def test_ray_runs_the_neighbours_of_a_killed_worker_again(ray_session, tmp_path)
 
     assert flag.exists()
     assert sorted(results) == list(range(300))
+
+
+def test_ray_sends_short_items_many_at_a_time(ray_session, monkeypatch):
+    """While a second worker is awaited the first gets 20,000 items that take no time in few messages."""
+    sizes = []
+
+    def submit(self, chunk, send=RayCrew.submit):
+        sizes.append(len(chunk.items))
+        send(self, chunk)
+
+    monkeypatch.setattr(RayCrew, "submit", submit)
+    # Two workers are asked for, and one has a place.
+    hold = ray_session.remote(num_cpus=1.5)(lambda: time.sleep(60)).remote()
+    try:
+        results = list(RayExecutionBackend().map(str, range(20_000)))
+    finally:
+        ray_session.cancel(hold, force=True)
+
+    assert results == [str(number) for number in range(20_000)]
+    assert len(sizes) < 200
 
 
 def test_ray_keeps_its_workers_from_one_map_to_the_next(ray_session):

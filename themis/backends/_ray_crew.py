@@ -110,9 +110,9 @@ class RayCrew(Crew):
         even = ceil((waiting + sum(worker.n_left for worker in sharing)) / len(sharing))
         free = self._free()
         for worker in sorted(up, key=lambda worker: worker.n_left / worker.size):
-            wanted = self._deficit(worker, free)
-            if wanted >= self._worth_a_message(worker):
-                count = min(wanted, max(1, even - worker.n_left))
+            wanted, least = self._deficit(worker, free), self._worth_a_message(worker)
+            count = min(wanted, even - worker.n_left)
+            if wanted >= least and count >= (1 if self._has_idle_slots(worker) else least):
                 free -= max(0, min(worker.size, worker.n_left + count) - worker.in_progress())
                 yield worker, count
 
@@ -129,6 +129,9 @@ class RayCrew(Crew):
             return FIRST_DEPTH * worker.size - worker.n_left
         ahead = max(AHEAD_SECONDS, 4 * self._gather, 2 * self._staff.away)
         return tempo.at_once(worker.size) + tempo.items_in(ahead, worker.size) - worker.n_left
+
+    def _has_idle_slots(self, worker: Worker) -> bool:
+        return worker.n_left < self._staff.tempo.at_once(worker.size)
 
     def _worth_a_message(self, worker: Worker) -> int:
         return max(1, self._staff.tempo.items_in(self._gather, worker.size))

@@ -83,16 +83,19 @@ class Waiting:
         if not loss.begun:
             self._take_back(lost)
             return
-        self.n_again += sum(len(chunk.items) for chunk in lost)
+        n_lost = sum(len(chunk.items) for chunk in lost)
+        self.n_again += n_lost
         alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
         narrows = any(lease.start in self._apart for lease in loss.leases)
         left, begun = loss.suspects, loss.begun - loss.suspects
+        n_rest = n_lost - loss.suspects
+        # Of the loss as a whole: a worker may have had many leases, and any of them may hold what ended it.
+        cap = max(1, n_rest // CUT_AFTER_LOSS) if narrows or n_rest > CUT_ABOVE else None
         later: list[Chunk] = []
         for chunk in lost:
             while chunk.items and left:
                 left -= 1
                 self._suspect(chunk.cut(1), loss, alone)
-            cap = max(1, len(chunk.items) // CUT_AFTER_LOSS) if narrows or len(chunk.items) > CUT_ABOVE else None
             for part in (chunk.cut(min(begun, len(chunk.items))), chunk):
                 if part.items:
                     part.cap, part.execution = cap, self._count_executions(part, begun=begun > 0)
@@ -108,6 +111,7 @@ class Waiting:
                 chunk.alone, chunk.execution = True, self._executions[chunk.start]
                 self._suspects.append(chunk)
             else:
+                chunk.cap = len(chunk.items) if chunk.start in self._apart else None
                 chunk.execution = self._count_executions(chunk, begun=False)
                 later.append(chunk)
         self._lost.extendleft(reversed(later))
