@@ -57,7 +57,9 @@ def test_records_come_back_equal(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_records_come_back_equal_through_json_rows(kind):
     """The rows that JSON lines are made of give the same table again."""
-    table = arrow.to_table(kind, RECORDS[kind], run_id="r", launch="l", first_seq=5, saved_at=1.5)
+    table = arrow.to_table(
+        kind, RECORDS[kind], run_id="r", launch="l", seqs=range(5, 5 + len(RECORDS[kind])), saved_at=1.5
+    )
 
     rows = arrow.to_rows(table)
     assert arrow.from_rows(kind, rows) == table
@@ -66,9 +68,11 @@ def test_records_come_back_equal_through_json_rows(kind):
 
 
 def test_the_key_columns_number_the_rows():
-    """run_id, launch and saved_at repeat, seq counts up from first_seq; without them the columns are null."""
+    """run_id, launch and saved_at repeat, seq is as given; without them the columns are null."""
     records = [generation(str(number)) for number in range(3)]
-    table = arrow.to_table("generations", records, run_id="run", launch="l", first_seq=7, saved_at=2.0)
+    table = arrow.to_table(
+        "generations", records, run_id="run", launch="l", seqs=range(7, 7 + len(records)), saved_at=2.0
+    )
 
     assert table.column("seq").to_pylist() == [7, 8, 9]
     assert table.column("run_id").to_pylist() == ["run"] * 3

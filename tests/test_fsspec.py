@@ -102,30 +102,33 @@ def test_a_json_line_is_the_record_and_its_keys(tmp_path):
 
 
 _SAVE_ONE_BY_ONE = """
-import itertools, sys
+import itertools, os, sys, threading
 from themis.backends.fsspec import FsspecStorageBackend
 from themis.records import GenerationRecord
 storage = FsspecStorageBackend(sys.argv[1], format=sys.argv[2], flush_rows=150)
-for number in itertools.count():
-    storage.save_generation_record("run", GenerationRecord(id=str(number), prompt="p", response="r" * 500))
-    print(number + 1, flush=True)
+numbers = itertools.count()
+def save():
+    for number in numbers:
+        storage.save_generation_record("run", GenerationRecord(id=str(number), prompt="p", response="r" * 500))
+        os.write(1, f"{number}\\n".encode())
+for _ in range(int(sys.argv[3])):
+    threading.Thread(target=save).start()
 """
 
 
 @pytest.mark.parametrize("format_name", FORMAT_NAMES)
-@pytest.mark.parametrize("at", [1, 140, 155, 333])
-def test_a_killed_process_loses_nothing_accepted(tmp_path, format_name, at):
+@pytest.mark.parametrize(("at", "n_threads"), [(1, 1), (140, 1), (155, 1), (333, 1), (140, 8), (333, 8)])
+def test_a_killed_process_loses_nothing_accepted(tmp_path, format_name, at, n_threads):
     """A process killed while it saves, before, around and after a part, leaves every record it had accepted."""
-    command = [sys.executable, "-c", _SAVE_ONE_BY_ONE, str(tmp_path), format_name]
+    command = [sys.executable, "-c", _SAVE_ONE_BY_ONE, str(tmp_path), format_name, str(n_threads)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as child:
-        for _ in range(at):
-            accepted = int(child.stdout.readline())
+        accepted = {child.stdout.readline().strip() for _ in range(at)}
         child.send_signal(signal.SIGKILL)
-        accepted = max([accepted, *map(int, child.stdout.read().split())])
+        accepted.update(child.stdout.read().split())
 
     loaded = ids(FsspecStorageBackend(tmp_path))
     assert len(loaded) == len(set(loaded))
-    assert set(loaded) >= {str(number) for number in range(accepted)}
+    assert set(loaded) >= accepted
 
 
 @pytest.mark.parametrize("format_name", FORMAT_NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import pickle
 import sys
@@ -19,6 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from themis import arrow
 from themis.backends import FsspecStorageBackend, _writer
+from themis.backends._lanes import MAX_LANES
 from themis.backends._rows import encode_row, rows_to_table
 from themis.backends._writer import Writer
 from themis.errors import StorageError, UsageError
@@ -103,8 +105,8 @@ def test_a_row_is_what_a_table_of_one_would_be(kind):
     for number, record in enumerate(FULL[kind]):
         row, line = encode_row(kind, record)
         assert json.loads(line) == row
-        table = arrow.to_table(kind, [record], run_id="r", launch="l", first_seq=number, saved_at=1.5)
-        assert rows_to_table(kind, [[*row, number, 1_500_000]], "r", "l") == table
+        table = arrow.to_table(kind, [record], run_id="r", launch="l", seqs=[number], saved_at=1.5)
+        assert rows_to_table(kind, [*row, number, 1_500_000], "r", "l") == table
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_a_record_nested_too_deeply_is_refused(tmp_path):
         nested = nested["a"]
 
 
-def test_threads_that_save_one_by_one_share_writes(tmp_path):
+def test_threads_that_save_one_by_one_keep_their_order(tmp_path):
     """Eight threads save 400 records each, one by one: all are accepted, each seq once, in their order."""
     with FsspecStorageBackend(tmp_path, flush_rows=500) as storage:
 
@@ -181,7 +183,6 @@ def test_a_refused_record_refuses_no_other(tmp_path, monkeypatch):
     """A journal that cannot be written raises on the thread of each record that it was for, and accepts none."""
     storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
     storage.save_generation_record("run", generation(1))
-    writer = storage._writers.peek("run")
     refused = []
 
     def save(number):
@@ -193,14 +194,10 @@ def test_a_refused_record_refuses_no_other(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with writer._lock:  # so that all of them come together
-        threads = [threading.Thread(target=save, args=(number,)) for number in range(2, 6)]
-        for thread in threads:
-            thread.start()
-        until = time.monotonic() + 10
-        while len(writer._waiting) < 4 and time.monotonic() < until:
-            time.sleep(0.01)
-        monkeypatch.setattr("themis.backends._journal.os.write", full)
+    monkeypatch.setattr("themis.backends._journal.os.write", full)
+    threads = [threading.Thread(target=save, args=(number,)) for number in range(2, 6)]
+    for thread in threads:
+        thread.start()
     for thread in threads:
         thread.join()
     monkeypatch.undo()
@@ -212,44 +209,57 @@ def test_a_refused_record_refuses_no_other(tmp_path, monkeypatch):
     assert responses(storage) == ["r1", "r9"]
 
 
-def test_an_interruption_refuses_what_it_did_not_save(tmp_path, monkeypatch):
-    """A Ctrl-C while records of two kinds are accepted together raises on every thread whose record was not saved."""
+@pytest.mark.parametrize("n_more", [0, MAX_LANES])
+def test_an_interruption_takes_nothing_along(tmp_path, monkeypatch, n_more):
+    """A Ctrl-C while a record is accepted leaves that one unsaved, and whoever saves it again saves it."""
     storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
-    storage.save_launch("run", {})
+    storage.save_generation_record("run", generation(1))
     writer = storage._writers.peek("run")
-    refused = []
-    saves = [
-        lambda: storage.save_generation_record("run", generation(1)),
-        lambda: storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0)),
-    ]
-
-    def save(act):
-        try:
-            act()
-        except StorageError as error:
-            refused.append(str(error))
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    threads = [threading.Thread(target=save, args=(act,)) for act in saves]
-    with writer._lock:  # so that both come together
-        for number, thread in enumerate(threads, 1):
-            thread.start()
-            wait_until(lambda number=number: len(writer._waiting) == number)
-        monkeypatch.setattr(writer, "_journal", interrupted)
+    monkeypatch.setattr(writer, "_journal", interrupted)
+    for _ in range(1 + n_more):
         with pytest.raises(KeyboardInterrupt):
-            writer._accept_waiting()
-        monkeypatch.undo()
+            storage.save_generation_record("run", generation(2))
+    monkeypatch.undo()
+
+    assert responses(storage) == ["r1"]
+    storage.save_generation_record("run", generation(2))
+    storage.close()
+    assert responses(storage) == ["r1", "r2"]
+
+
+def test_threads_that_save_at_the_same_time_fill_one_part(tmp_path, monkeypatch):
+    """As many threads as there are lanes save side by side, others after them, all into one part."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    storage.save_launch("run", {})
+    writer = storage._writers.peek("run")
+    real, all_lanes, entered = writer._journal, threading.Barrier(MAX_LANES), itertools.count()
+
+    def journal(*arguments):
+        if next(entered) < MAX_LANES:
+            all_lanes.wait(30)
+        real(*arguments)
+
+    monkeypatch.setattr(writer, "_journal", journal)
+    threads = [
+        threading.Thread(target=storage.save_generation_record, args=("run", generation(number)))
+        for number in range(2 * MAX_LANES)
+    ]
+    for thread in threads:
+        thread.start()
     for thread in threads:
         thread.join()
 
-    assert refused == ["it was interrupted; nothing was saved"] * 2
-    for act in saves:
-        act()
+    expected = sorted(f"r{number}" for number in range(2 * MAX_LANES))
+    assert sorted(record.response for record in storage.load_generation_records("run")) == expected
+    assert responses(storage) == expected
     storage.close()
-    assert responses(storage) == ["r1"]
-    assert len(FsspecStorageBackend(tmp_path).load_evaluation_records("run")) == 1
+    assert responses(storage) == expected
+    assert len(list((tmp_path / "run" / "generations").iterdir())) == 1
+    assert list((tmp_path / "run" / "journal").iterdir()) == []
 
 
 # -- when rows become parts
@@ -280,7 +290,7 @@ def test_who_saves_faster_than_the_store_takes_it_waits(flaky):
     for number in range(500):
         storage.save_generation_record("run", generation(number, response=f"r{number:01000d}"))
         writer = storage._writers.peek("run")
-        highest = max(highest, sum(part.nbytes for part in [*writer._sealed, *writer._open.values()]))
+        highest = max(highest, sum(part.nbytes for part in [*writer._sealed, *writer._lanes.parts()]))
     storage.close()
 
     assert highest < 5 * 20_000

@@ -45,10 +45,10 @@ def to_table(
     *,
     run_id: str | None = None,
     launch: str | None = None,
-    first_seq: int | None = None,
+    seqs: Sequence[int] | None = None,
     saved_at: float | None = None,
 ) -> pa.Table:
-    """The records as rows in their order. `seq` counts up from `first_seq`; a key that is not given is null.
+    """The records as rows in their order, each with one of `seqs`; a key that is not given is null.
 
     Lone surrogates, which UTF-8 cannot hold, are stored escaped by a backslash.
 
@@ -62,8 +62,8 @@ def to_table(
     columns = [(name, column, list(map(attrgetter(name), rows))) for name, column in COLUMNS[kind].items()]
     arrays = [_encode(name, column, values, ids) for name, column, values in columns]
     count = len(rows)
-    seqs = [None] * count if first_seq is None else list(range(first_seq, first_seq + count))
-    keys = [[run_id] * count, [launch] * count, seqs, [saved_at] * count]
+    nothing = [None] * count
+    keys = [[run_id] * count, [launch] * count, nothing if seqs is None else list(seqs), [saved_at] * count]
     arrays += [_array(column, values) for column, values in zip(KEY_COLUMNS.values(), keys, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema(kind))
 

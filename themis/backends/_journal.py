@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from themis import arrow
 from themis.backends._disk import make_folder
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from themis.backends._rows import Row
     from themis.records import RecordKind
 
 TABLES, ROWS = ".arrows", ".rows"
@@ -51,9 +50,9 @@ class Journal:
         """Hand an entry to the operating system, whole or not at all."""
         data = entry if self._length else self._head + entry
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
+            written = os.write(self._file, data)
+            while written < len(data):
+                written += os.write(self._file, memoryview(data)[written:])
             self._length += len(data)
         except BaseException:
             # Half an entry would hide every later one from readers.
@@ -187,7 +186,7 @@ def _read_tables(kind: RecordKind, data: pa.Buffer) -> pa.Table:
 
 
 def _read_rows(kind: RecordKind, data: bytes) -> pa.Table:
-    rows: list[Row] = []
+    rows: list[Any] = []
     head: dict[str, str] = {}
     for line in data.split(b"\n"):
         content = line[9:]
@@ -197,9 +196,10 @@ def _read_rows(kind: RecordKind, data: bytes) -> pa.Table:
             head = json.loads(content)
             continue
         seq, saved_at, values = content.split(b" ", 2)
-        rows.append([*json.loads(values), int(seq), int(saved_at)])
-        if len(rows[-1]) != row_length(kind):
-            raise ValueError(f"rows of {len(rows[-1])} values")
+        row = [*json.loads(values), int(seq), int(saved_at)]
+        if len(row) != row_length(kind):
+            raise ValueError(f"rows of {len(row)} values")
+        rows += row
     return rows_to_table(kind, rows, **head) if rows else arrow.no_rows(kind)
 
 

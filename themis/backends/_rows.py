@@ -7,6 +7,8 @@ import json
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import orjson
+
 from themis import arrow
 from themis.columns import COLUMNS, KEY_COLUMNS, MICROSECONDS, Column, all_columns
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from themis.records import RecordKind
 
 Row: TypeAlias = list[Any]
-"""The stored value of each column of a kind: JSON text, microseconds, and everything else as it is."""
+"""The stored value of each field of a record: JSON text, microseconds, and everything else as it is."""
 
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _LARGEST = 2**63
@@ -41,25 +43,25 @@ def encode_row(kind: RecordKind, record: Any) -> tuple[Row, bytes] | None:
     try:
         for place, convert in plan:
             row[place] = convert(row[place])
-        return row, _dumps(row).encode()
+        return row, orjson.dumps(row)
     except (TypeError, ValueError, OverflowError, RecursionError):
         return None
 
 
-def rows_to_table(kind: RecordKind, rows: Sequence[Row], run_id: str, launch: str) -> pa.Table:
-    """The table of rows to which seq and saved_at (microseconds) were added."""
+def rows_to_table(kind: RecordKind, values: list[Any], run_id: str, launch: str) -> pa.Table:
+    """The table of the values of rows, one after the other, each with its seq and saved_at (microseconds)."""
     import pyarrow as pa
 
-    *fields, seqs, saved = map(list, zip(*rows, strict=True))
-    count = len(rows)
-    stored = [*fields, [run_id] * count, [launch] * count, seqs, saved]
+    width = row_length(kind)
+    *fields, seqs, saved = (values[place::width] for place in range(width))
+    stored = [*fields, [run_id] * len(seqs), [launch] * len(seqs), seqs, saved]
     columns = all_columns(kind).values()
     arrays = [arrow.stored_array(column, values) for column, values in zip(columns, stored, strict=True)]
     return pa.Table.from_arrays(arrays, schema=arrow.schema(kind))
 
 
 def row_length(kind: RecordKind) -> int:
-    """How many values a row has once seq and saved_at were added."""
+    """How many values a row has, its seq and saved_at included."""
     return len(COLUMNS[kind]) + len(KEY_COLUMNS) - 2
 
 

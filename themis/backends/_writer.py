@@ -8,8 +8,9 @@ import re
 import secrets
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any
 
 from themis import arrow
@@ -25,19 +26,21 @@ from themis.backends._journal import (
     tables_entry,
     tables_head,
 )
+from themis.backends._lanes import Lane, Lanes
 from themis.backends._parts import encode_part, part_name
-from themis.backends._pending import Entry, Pending, interrupted
+from themis.backends._pending import Pending
 from themis.backends._rows import encode_row
 from themis.errors import StorageError, UsageError
 from themis.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import pyarrow as pa
 
     from themis.backends._place import Place
+    from themis.backends._rows import Row
     from themis.records import RecordKind
 
 logger = logging.getLogger(__name__)
@@ -81,11 +84,10 @@ class Writer:
         self._flushing = threading.RLock()
         self._gone = False
         self._closed = False
-        self._waiting: deque[Entry] = deque()
-        self._open: dict[RecordKind, Pending] = {}
+        self._lanes = Lanes()
         self._sealed: list[Pending] = []
-        self._next_seq = 0
-        self._next_number = 0
+        self._seqs = count()
+        self._numbers = count()
         self._not_before = 0.0
         self.is_behind = False
         """Whether more rows wait to be written than memory should hold."""
@@ -113,36 +115,25 @@ class Writer:
             UsageError: A field cannot be stored.
             StorageError: The journal cannot be written, or this backend deleted the run meanwhile.
         """
-        encoded = [encode_row(kind, record) for record in records] if len(records) <= _FEW else [None]
-        if None in encoded:
+        few = records if len(records) <= _FEW else ()
+        rows = [row for row in (encode_row(kind, record) for record in few) if row]
+        if len(rows) < len(records):
             return self._append_table(kind, records)
-        rows, lines = zip(*[pair for pair in encoded if pair], strict=True)
-        entry = Entry(kind, list(rows), list(lines))
-        # One thread accepts what has come together while another one wrote: a lock and a write for each cost more.
-        self._waiting.append(entry)
-        changed = False
-        if not entry.done:
-            with self._lock:
-                changed = not entry.done and self._accept_waiting()
-        if not entry.done:  # its thread was interrupted between taking it and holding it
-            raise interrupted()
-        if entry.error:
-            raise entry.error
-        return changed
+        return self._lanes.use(lambda lane: self._accept_rows(lane, kind, rows))
 
     def pending(self, kind: RecordKind) -> list[pa.Table]:
         """The accepted rows that are in no part yet."""
-        with self._lock:
-            parts = [*self._sealed, *self._open.values()]
-            return [table for part in parts if part.kind == kind for table in part.tables(self._run_id, self.launch)]
+        with self._lock:  # so that no part is sealed between the two looks
+            sealed = [part.tables(self._run_id, self.launch) for part in self._sealed if part.kind == kind]
+            return [*chain(*sealed), *self._lanes.tables(kind, self._run_id, self.launch)]
 
     def due_in(self, now: float) -> float | None:
         """Seconds from `now` (monotonic) until a flush is due, at most 0 when it is; None if nothing waits."""
         with self._lock:
-            parts = [*self._sealed, *self._open.values()]
+            parts = [*self._sealed, *self._lanes.parts()]
             if not parts:
                 return None
-            if any(self._full(part) for part in parts):
+            if any(self._is_full(*self._lanes.held(kind)) for kind in {part.kind for part in parts}):
                 return self._not_before - now
             return max(self._not_before, min(part.since for part in parts) + self._limits.seconds) - now
 
@@ -177,9 +168,8 @@ class Writer:
             # First what failed before: while the store takes nothing, rows gather in as few parts as they can.
             self._write_sealed(until)
             with self._lock:
-                self._accept_waiting()
-                self._sealed += self._open.values()
-                self._open, self.is_behind = {}, False
+                self._sealed += self._lanes.seal()
+                self.is_behind = False
             self._write_sealed(until)
 
     def put_off(self) -> None:
@@ -197,92 +187,60 @@ class Writer:
     def discard(self) -> None:
         """Forget what is pending, and its journals: the run is being deleted."""
         with self._flushing, self._lock:
-            parts = [*self._sealed, *self._open.values()]
-            self._sealed, self._open, self._gone = [], {}, True
+            self._gone = True
+            parts, self._sealed = [*self._sealed, *self._lanes.seal()], []
         for part in parts:
             part.end_journals(Journal.remove)
 
     def release(self) -> None:
         """Close the inherited journals in a forked child, whose parent goes on writing them."""
-        for part in [*self._sealed, *self._open.values()]:
+        for part in [*self._sealed, *self._lanes.parts()]:
             part.end_journals(Journal.close)
 
     def _append_table(self, kind: RecordKind, records: Sequence[Any]) -> bool:
-        with self._lock:
-            first = self._next_seq
-            self._next_seq += len(records)
-        table = arrow.to_table(
-            kind, records, run_id=self._run_id, launch=self.launch, first_seq=first, saved_at=time.time()
-        )
-        with self._lock:
-            part = self._part(kind)
-            if self._place.local:
-                self._journal(part, TABLES, tables_entry(table))
-            return self._added(part, lambda: part.add_table(table))
+        seqs = list(islice(self._seqs, len(records)))
+        table = arrow.to_table(kind, records, run_id=self._run_id, launch=self.launch, seqs=seqs, saved_at=time.time())
+        return self._lanes.use(lambda lane: self._accept_table(lane, kind, table))
 
-    def _accept_waiting(self) -> bool:
-        """Accept all entries that wait, whose threads come for the lock next; whether another flush is due."""
-        taken: list[Entry] = []
-        changed = False
-        try:
-            while self._waiting:
-                taken.append(self._waiting.popleft())
-            for kind in dict.fromkeys(entry.kind for entry in taken):
-                changed |= self._accept_of_kind(kind, [entry for entry in taken if entry.kind == kind])
-        finally:  # an interruption ends them all: nobody else will look after what left the queue
-            for entry in taken:
-                if not entry.done:
-                    entry.end(interrupted())
-        return changed
-
-    def _accept_of_kind(self, kind: RecordKind, entries: list[Entry]) -> bool:
-        error: Exception | None = None
-        changed = False
-        try:
-            changed = self._accept(kind, entries)
-        except Exception as refused:  # noqa: BLE001 - raised on each thread whose records these are
-            error = refused
-        for entry in entries:
-            entry.end(error)
-        return changed
-
-    def _accept(self, kind: RecordKind, entries: list[Entry]) -> bool:
-        part = self._part(kind)
-        saved_at = round(time.time() * _MICROSECONDS)
-        rows = [row for entry in entries for row in entry.rows]
-        lines = [line for entry in entries for line in entry.lines]
+    def _accept_table(self, lane: Lane, kind: RecordKind, table: pa.Table) -> bool:
+        part = self._part(lane, kind)
         if self._place.local:
-            numbered = enumerate(lines, self._next_seq)
-            self._journal(part, ROWS, b"".join([rows_entry(seq, saved_at, line) for seq, line in numbered]))
-        for row in rows:
-            row += (self._next_seq, saved_at)  # noqa: PLW2901 - the row itself grows
-            self._next_seq += 1
-        return self._added(part, lambda: part.add_rows(rows, sum(map(len, lines))))
+            self._journal(part, TABLES, tables_entry(table))
+        part.add_table(table)
+        return self._added(lane, part)
 
-    def _part(self, kind: RecordKind) -> Pending:
+    def _accept_rows(self, lane: Lane, kind: RecordKind, rows: Sequence[tuple[Row, bytes]]) -> bool:
+        part = self._part(lane, kind)
+        saved_at = round(time.time() * _MICROSECONDS)
+        seqs = list(islice(self._seqs, len(rows)))
+        if self._place.local:
+            entries = [rows_entry(seq, saved_at, line) for seq, (_, line) in zip(seqs, rows, strict=True)]
+            self._journal(part, ROWS, b"".join(entries))
+        for seq, (row, line) in zip(seqs, rows, strict=True):
+            part.add_row([*row, seq, saved_at], len(line))
+        return self._added(lane, part)
+
+    def _part(self, lane: Lane, kind: RecordKind) -> Pending:
         """The part that takes the next rows of a kind; it is open once it has some."""
         self._refuse_if_gone()
-        if kind not in self._open:
-            self._next_number += 1
-            return Pending(kind, self._next_number - 1)
-        return self._open[kind]
+        return lane.open.get(kind) or Pending(kind, next(self._numbers))
 
     def _refuse_if_gone(self) -> None:
         if self._gone:
             raise StorageError(f"run {self._run_id!r} was deleted while this was saved; save it again")
 
-    def _added(self, part: Pending, add: Callable[[], None]) -> bool:
-        """Add rows to a part; whether that changes when a flush is due."""
-        add()
-        self.is_behind |= part.nbytes >= 2 * self._limits.nbytes
-        is_first = part.kind not in self._open
-        self._open[part.kind] = part
+    def _added(self, lane: Lane, part: Pending) -> bool:
+        """Hold the part that took rows; whether that changes when a flush is due."""
+        is_first = part.kind not in lane.open
+        lane.open[part.kind] = part
+        n_rows, nbytes = self._lanes.held(part.kind)
+        self.is_behind |= nbytes >= 2 * self._limits.nbytes
         if self._closed:
             self._closed, self._next_beat = False, time.monotonic()
-        return is_first or self._full(part)
+        return is_first or self._is_full(n_rows, nbytes)
 
-    def _full(self, part: Pending) -> bool:
-        return part.n_rows >= self._limits.rows or part.nbytes >= self._limits.nbytes
+    def _is_full(self, n_rows: int, nbytes: int) -> bool:
+        return n_rows >= self._limits.rows or nbytes >= self._limits.nbytes
 
     def _journal(self, part: Pending, suffix: str, entry: bytes) -> None:
         try:
@@ -310,7 +268,7 @@ class Writer:
         if not failures:
             return
         with self._lock:
-            n_rows = sum(part.n_rows for part in [*self._sealed, *self._open.values()])
+            n_rows = sum(part.n_rows for part in [*self._sealed, *self._lanes.parts()])
         error = StorageError(f"{failures[0]}; {n_rows} records of run {self._run_id!r} are kept for the next flush()")
         self.put_off()
         self._failed = (time.monotonic(), error)

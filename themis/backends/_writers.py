@@ -43,12 +43,14 @@ class Writers:
         self._opening = threading.RLock()
         self._by_run: dict[str, Writer] = {}
         self._thread: threading.Thread | None = None
+        self._asked = False  # to look at what is due, and has not begun to
 
     def get(self, run_id: str) -> Writer:
         """The run's writer, opened when there is none: from here on the run exists."""
-        writer = self.peek(check_run_id(run_id))
+        writer = self.peek(run_id) if isinstance(run_id, str) else None
         if writer:
             return writer
+        check_run_id(run_id)
         with self._opening:  # not the lock that every save and the thread take: this may wait for a store
             writer = self.peek(run_id)
             if writer is None:
@@ -71,7 +73,7 @@ class Writers:
         changed = writer.append(kind, records)
         if self._at_once:
             writer.flush()
-        elif changed:
+        elif changed and not self._asked:
             self._see_to_it()
 
     def discard(self, run_id: str) -> None:
@@ -138,6 +140,7 @@ class Writers:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="themis-storage", daemon=True)
                 self._thread.start()
+            self._asked = True
             self._wake.notify_all()
 
     def _work(self) -> None:
@@ -146,7 +149,7 @@ class Writers:
             with self._wake:
                 if self._thread is not threading.current_thread():
                     return
-                now = time.monotonic()
+                now, self._asked = time.monotonic(), False
                 writers = list(self._by_run.values())
                 waits = {writer: _soonest(writer.due_in(now), writer.beat_due_in(now)) for writer in writers}
                 due = [writer for writer, wait in waits.items() if _is_due(wait)]
