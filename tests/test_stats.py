@@ -156,3 +156,35 @@ def test_k_beyond_the_answers(call):
         stats.pass_at_k(*call)
     with pytest.raises(UsageError, match="5 right answers among 4: give 0 to 4"):
         stats.pass_hat_k(4, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: stats.wilson_interval(11, 10), "11 successes in 10 trials: give 0 to 10"),
+        (lambda: stats.wilson_interval(1, 10, level=95), "level=95: give a probability between 0 and 1"),
+        (lambda: stats.t_interval(0.5, 0.1, 9, level=1), "level=1: give a probability"),
+        (lambda: stats.t_quantile(1.2, 3), "probability=1.2: give a probability"),
+        (lambda: stats.bootstrap_interval([1, 0], level=2), "level=2: give a probability"),
+        (lambda: stats.bootstrap_interval([1, 0], resamples=0), "resamples=0: give 1 or more"),
+        (lambda: stats.bootstrap_interval([1, 0], ["a"]), "2 and 1 values and clusters: give one for each"),
+        (lambda: stats.clustered_standard_error([1, 2], ["a"]), "2 and 1 values and clusters"),
+        (lambda: stats.macro_average([1, 2], [0.1]), "2 and 1 means and standard errors"),
+        (lambda: stats.missing_bounds([1, 1], 1), "2 scores of 1 samples"),
+        (lambda: stats.paired_difference([1], [1, 2]), "1 and 2 scores of the two"),
+        (lambda: stats.permutation_test([1, 0], [1]), "2 and 1 values and clusters"),
+        (lambda: stats.permutation_test([1, 0], draws=0), "draws=0: give 1 or more"),
+        (lambda: stats.mcnemar_exact(-1, 2), "only_first=-1: give 0 or more"),
+        (lambda: stats.holm([0.1, 2.0]), "2.0 among the p-values"),
+        (lambda: stats.benjamini_hochberg([float("nan")]), "nan among the p-values"),
+        (lambda: stats.correlation([1, 2], [1]), "2 and 1 values of the two"),
+        (lambda: stats.cohens_kappa(["a"], []), "1 and 0 verdicts of the two judges"),
+        (lambda: stats.minimum_detectable_effect(0.1, level=2), "level=2: give a probability"),
+        (lambda: stats.samples_needed(0.1, 0.2, power=1), r"power=1: give a probability between 0 and 1, 0\.8 for one"),
+        (lambda: stats.samples_needed(0.1, -1), "variance=-1: give 0 or more"),
+    ],
+)
+def test_what_no_statistic_is_of_is_said(call, says):
+    """Impossible counts, levels and lengths are a UsageError that says what was given and what can be."""
+    with pytest.raises(UsageError, match=says):
+        call()

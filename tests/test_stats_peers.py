@@ -214,7 +214,7 @@ def test_cohens_kappa():
     assert cohens_kappa(table).kappa == pytest.approx(stats.cohens_kappa(first, second), **EXACT)
     assert stats.cohens_kappa(first, first) == 1.0
     assert stats.cohens_kappa(["A"], ["A"]) is stats.cohens_kappa([], []) is None
-    with pytest.raises(UsageError, match="1 verdicts beside 2"):
+    with pytest.raises(UsageError, match="1 and 2 verdicts of the two judges: give one for each"):
         stats.cohens_kappa("A", "AB")
 
 

@@ -10,6 +10,9 @@ import math
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+from themis.errors import UsageError
+from themis.stats._given import check_pairs, check_probability
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
@@ -64,7 +67,9 @@ def deviations(values: Sequence[float], center: float) -> list[float]:
 def cluster_sums(values: Sequence[float], clusters: Iterable[Hashable]) -> list[tuple[float, int]]:
     """Exact sum and size of each cluster, in the order in which they first come."""
     members: dict[Hashable, list[float]] = {}
-    for value, cluster in zip(values, clusters, strict=True):
+    of = list(clusters)
+    check_pairs(values, of, "values and clusters")
+    for value, cluster in zip(values, of, strict=True):
         members.setdefault(cluster, []).append(value)
     return [(math.fsum(group), len(group)) for group in members.values()]
 
@@ -75,6 +80,7 @@ def macro_average(means: Sequence[float], stderrs: Sequence[float | None]) -> tu
     sqrt(sum of squared standard errors) / G, as for strata that are given and not drawn: Cochran 1977, "Sampling
     Techniques", section 5.3, with equal weights. None beside the mean where a group has no standard error.
     """
+    check_pairs(means, stderrs, "means and standard errors")
     center = mean(means)
     if center is None:
         return None
@@ -89,9 +95,15 @@ def wilson_interval(successes: float, n: int, level: float = 0.95) -> tuple[floa
 
     Wilson 1927. Inside [0, 1], and not empty at 0 or n successes. Its real coverage is below the level by up
     to 3 points for a few dozen trials, by less than one from 500 on.
+
+    Raises:
+        UsageError: More successes than trials, fewer than none, or a level that is no probability.
     """
+    check_probability("level", level)
     if n < 1:
         return None
+    if not 0 <= successes <= n:
+        raise UsageError(f"{successes!r} successes in {n} trials: give 0 to {n}")
     z = NormalDist().inv_cdf((1 + level) / 2)
     share = successes / n
     center = share + z * z / (2 * n)
@@ -113,7 +125,11 @@ def t_interval(center: float, stderr: float | None, degrees: int, level: float =
         stderr: Its standard error.
         degrees: Degrees of freedom: values minus one, or clusters minus one (Cameron & Miller 2015, section VI).
         level: Probability with which it covers the true mean.
+
+    Raises:
+        UsageError: The level is no probability.
     """
+    check_probability("level", level)
     if not stderr or degrees < 1:
         return None
     reach = t_quantile((1 + level) / 2, degrees) * stderr
@@ -126,6 +142,7 @@ def t_quantile(probability: float, degrees: int) -> float:
     From 500 degrees on by the Cornish-Fisher expansion of Abramowitz & Stegun 26.7.5, which by then agrees with
     scipy.special.stdtrit to 1e-12: importing scipy would take a third of a second at the end of a run.
     """
+    check_probability("probability", probability)
     if degrees < _MANY_DEGREES:
         from scipy.special import stdtrit
 
@@ -143,6 +160,8 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 def missing_bounds(scores: Sequence[float], n_attempted: int) -> tuple[float, float] | None:
     """The mean if every missing score were 0, and if every one were 1; None where scores leave [0, 1]."""
+    if n_attempted < len(scores):
+        raise UsageError(f"{len(scores)} scores of {n_attempted} samples: those that have none are to be bounded")
     if n_attempted < 1 or any(not 0 <= score <= 1 for score in scores):
         return None
     total = math.fsum(scores)

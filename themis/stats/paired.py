@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from themis.errors import UsageError
+from themis.stats._given import check_at_least, check_pairs
 from themis.stats.intervals import cluster_sums, clustered_standard_error, deviations, mean, t_interval
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def paired_difference(
     The standard error is that of the differences, clustered where clusters are given: Miller 2024 (arXiv:2411.00640),
     sections 2.2 and 4.2.
     """
+    check_pairs(first, second, "scores of the two")
     differences = [b - a for a, b in zip(first, second, strict=True)]
     of = list(range(len(differences)) if clusters is None else clusters)
     center, stderr = mean(differences), clustered_standard_error(differences, of)
@@ -60,6 +62,8 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     """
     from scipy.special import bdtr
 
+    check_at_least("only_first", only_first, 0)
+    check_at_least("only_second", only_second, 0)
     n = only_first + only_second
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), n, 0.5))) if n else 1.0
 
@@ -77,6 +81,7 @@ def permutation_test(
     to ENUMERATED differences that are not 0; else the share among `draws` random ones, the observed one counted in
     (Phipson & Smyth 2010, "Permutation P-values Should Never Be Zero"), so never below 1 / (draws + 1).
     """
+    check_at_least("draws", draws, 1)
     if clusters is not None:
         differences = [total for total, _ in cluster_sums(differences, clusters)]
     moved = sorted(abs(value) for value in differences if value)
@@ -145,11 +150,15 @@ def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def _ranked(p_values: Sequence[float | None]) -> list[tuple[float, int]]:
+    for p in p_values:
+        if p is not None and not 0 <= p <= 1:
+            raise UsageError(f"{p!r} among the p-values: each is a probability, or None")
     return sorted((p, place) for place, p in enumerate(p_values) if p is not None)
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Pearson's correlation; None where either does not vary, or of fewer than two pairs."""
+    check_pairs(first, second, "values of the two")
     a, b = mean(first), mean(second)
     if a is None or b is None:
         return None
@@ -164,8 +173,7 @@ def cohens_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float
 
     (observed - expected) / (1 - expected): Cohen 1960, "A Coefficient of Agreement for Nominal Scales".
     """
-    if len(first) != len(second):
-        raise UsageError(f"{len(first)} verdicts beside {len(second)}: two judges have a verdict each for every item")
+    check_pairs(first, second, "verdicts of the two judges")
     n = len(first)
     counts = Counter(first), Counter(second)
     expected = sum(count * counts[1][verdict] for verdict, count in counts[0].items())

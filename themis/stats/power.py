@@ -11,6 +11,7 @@ import math
 from statistics import NormalDist
 
 from themis.errors import UsageError
+from themis.stats._given import check_at_least, check_probability
 
 
 def minimum_detectable_effect(stderr: float | None, *, level: float = 0.95, power: float = 0.8) -> float | None:
@@ -30,6 +31,7 @@ def samples_needed(effect: float, variance: float, *, level: float = 0.95, power
         level: One minus the chance of finding a difference where there is none.
         power: Probability with which the difference is found.
     """
+    check_at_least("variance", variance, 0)
     if effect == 0:
         raise UsageError("no number of samples tells a difference of 0 from none: give the smallest that matters")
     return max(1, math.ceil(_reach(level, power) ** 2 * variance / effect**2))
@@ -62,5 +64,7 @@ def repeated_variance(between: float, within: tuple[float, float], repeats: tupl
 
 
 def _reach(level: float, power: float) -> float:
+    check_probability("level", level)
+    check_probability("power", power, 0.8)
     normal = NormalDist()
     return normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)

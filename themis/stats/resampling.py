@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from themis.errors import UsageError
+from themis.stats._given import check_at_least, check_probability
 from themis.stats.intervals import cluster_sums, deviations, mean
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def bootstrap_interval(
 
     if method not in {"bca", "percentile"}:
         raise UsageError(f"method={method!r}: give 'bca' or 'percentile'")
+    check_probability("level", level)
+    check_at_least("resamples", resamples, 1)
     sums, sizes = _sorted_clusters(values, clusters)
     if len(sums) < 2 or np.allclose(sums * sizes[0], sums[0] * sizes, rtol=1e-14, atol=0):
         return None
