@@ -481,6 +481,20 @@ def test_a_dead_thread_is_replaced(tmp_path, monkeypatch):
     storage.close()
 
 
+def test_where_no_thread_can_be_started_every_save_is_durable(tmp_path, monkeypatch):
+    """At the end of a program, when Python begins no more threads, a record is in a part when its save returns."""
+
+    def refuse(_):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    for number in range(3):
+        storage.save_generation_record("run", generation(number))
+        assert len(list(tmp_path.glob("run/generations/*.parquet"))) == number + 1
+    storage.close()
+
+
 @pytest.mark.parametrize("error", [MemoryError("first"), OSError("first"), StorageError("first")])
 def test_one_failure_at_the_end_skips_no_other_run(tmp_path, monkeypatch, error):
     """When one run cannot be closed the others are, whatever the error is, and close() raises it."""

@@ -71,10 +71,10 @@ class Writers:
         if writer.is_behind:  # memory has its bounds: who saves faster than the place takes it, waits
             writer.flush()
         changed = writer.append(kind, records)
+        if changed and not (self._at_once or self._asked):
+            self._see_to_it()
         if self._at_once:
             writer.flush()
-        elif changed and not self._asked:
-            self._see_to_it()
 
     def discard(self, run_id: str) -> None:
         """Forget the run's writer and what it holds."""
@@ -138,8 +138,13 @@ class Writers:
         """Have the thread look at what is due, and start it when there is none."""
         with self._wake:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="themis-storage", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="themis-storage", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the main thread has ended, after which Python 3.12 begins no other
+                    self._at_once = True
+                    return
+                self._thread = thread
             self._asked = True
             self._wake.notify_all()
 
