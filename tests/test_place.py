@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from uuid import uuid4
 
 import pytest
 from botocore.exceptions import ClientError
@@ -183,3 +185,20 @@ def test_a_conditional_write_that_fails_is_no_refusal(error):
 def test_permission_is_said():
     """A permission error names the credentials as what to check."""
     assert "check the credentials" in _causes.explain(PermissionError("Access Denied"))
+
+
+def test_where_no_thread_can_be_started_a_store_is_asked_all_the_same(monkeypatch):
+    """At the end of a program, when Python begins no more threads, records still reach a store."""
+    url = f"memory://{uuid4().hex}"
+    storage = FsspecStorageBackend(url, flush_seconds=60)
+    storage.save_generation_record("run", GenerationRecord("1", "p", "r"))
+
+    def refuse(_):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    storage.flush()
+    monkeypatch.undo()
+
+    assert len(FsspecStorageBackend(url).load_generation_records("run")) == 1
+    storage.close()

@@ -311,8 +311,12 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
             errors.append(error)
 
     thread = threading.Thread(target=call, name="themis-store", daemon=True)
-    thread.start()
-    thread.join(seconds)
+    try:
+        thread.start()
+    except RuntimeError:  # at the end of a program Python begins no more threads: better late than not at all
+        call()
+    else:
+        thread.join(seconds)
     if errors:
         raise errors[0]
     if not results:
