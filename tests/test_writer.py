@@ -49,6 +49,11 @@ def responses(storage):
     return sorted(record.response for record in reader.load_generation_records("run"))
 
 
+def parts_of(storage_path, kind="generations"):
+    """The parts of a kind that are there."""
+    return list(storage_path.glob(f"run/{kind}/*.parquet"))
+
+
 class Flaky(MemoryFileSystem):
     """A store whose writes of parts fail as `trouble` says: before or after they were applied."""
 
@@ -512,6 +517,63 @@ def test_one_failure_at_the_end_skips_no_other_run(tmp_path, monkeypatch, error)
         storage.close()
     assert list(tmp_path.glob("b/generations/*.parquet"))
     monkeypatch.undo()
+    storage.close()
+
+
+def test_what_is_saved_after_close_becomes_a_part_too(tmp_path):
+    """A backend that is closed before its thread has looked around starts another for what is saved afterwards."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=0.05)
+    for number in range(1, 6):
+        storage.save_generation_record("run", generation(number))
+        storage.close()
+        assert len(parts_of(tmp_path)) == number
+    storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0))
+
+    wait_until(lambda: parts_of(tmp_path, "evaluations"))
+    storage.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_when_it_was_asked_is_replaced(tmp_path, monkeypatch):
+    """What was asked of a thread that died before it looked is asked of another."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=0.05)
+    storage.save_launch("run", {})
+    at_work, release = threading.Event(), threading.Event()
+
+    def die(_):
+        at_work.set()
+        release.wait(30)
+        sys.exit()
+
+    monkeypatch.setattr("themis.backends._writers._tend", die)
+    storage.save_generation_record("run", generation(1))
+    assert at_work.wait(10)
+    storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0))
+    release.set()
+    wait_until(lambda: not storage._writers._thread.is_alive())
+    monkeypatch.undo()
+    storage.save_samples("run", samples())
+
+    wait_until(lambda: parts_of(tmp_path) and parts_of(tmp_path, "evaluations") and parts_of(tmp_path, "samples"))
+    storage.close()
+
+
+def test_who_was_interrupted_while_it_asked_keeps_no_other_from_it(tmp_path, monkeypatch):
+    """A Ctrl-C on the way to the thread that flushes leaves what is saved next to become a part."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=0.05)
+    storage.save_launch("run", {"status": "complete"})  # no heartbeat wakes the thread
+    wait_until(lambda: not storage._writers._asked)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage._writers._wake, "notify_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        storage.save_generation_record("run", generation(1))
+    monkeypatch.undo()
+    storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0))
+
+    wait_until(lambda: parts_of(tmp_path) and parts_of(tmp_path, "evaluations"))
     storage.close()
 
 

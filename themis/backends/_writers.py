@@ -71,7 +71,7 @@ class Writers:
         if writer.is_behind:  # memory has its bounds: who saves faster than the place takes it, waits
             writer.flush()
         changed = writer.append(kind, records)
-        if changed and not (self._at_once or self._asked):
+        if changed and not (self._at_once or self._is_asked()):
             self._see_to_it()
         if self._at_once:
             writer.flush()
@@ -134,6 +134,11 @@ class Writers:
         except OtherVersionError as error:  # which is no reason to refuse what is saved now
             logger.warning("run %s: %s", run_id, error)
 
+    def _is_asked(self) -> bool:
+        """Whether a thread that lives will yet begin to look at what is due."""
+        thread = self._thread
+        return self._asked and thread is not None and thread.is_alive()
+
     def _see_to_it(self) -> None:
         """Have the thread look at what is due, and start it when there is none."""
         with self._wake:
@@ -145,8 +150,8 @@ class Writers:
                     self._at_once = True
                     return
                 self._thread = thread
-            self._asked = True
             self._wake.notify_all()
+            self._asked = True  # last: who is interrupted before has asked nobody
 
     def _work(self) -> None:
         """Flush what is due, and say every now and then that this process lives."""
