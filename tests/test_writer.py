@@ -533,6 +533,24 @@ def test_what_is_saved_after_close_becomes_a_part_too(tmp_path):
     storage.close()
 
 
+def test_what_is_saved_after_a_close_that_failed_becomes_a_part_too(flaky):
+    """What a failed close kept, and what is saved to it afterwards, is written once the store is back."""
+    storage = FsspecStorageBackend(flaky, flush_seconds=0.05, retry_seconds=0)
+    storage.save_generation_record("run", generation(0))
+    storage.flush()
+    Flaky.trouble = for_a_while(3600, PermissionError("Access Denied"))
+    storage.save_generation_record("run", generation(1))
+    wait_until(lambda: storage._writers.peek("run")._sealed)
+    storage.save_generation_record("run", generation(2))
+    with pytest.raises(StorageError, match="2 records of run 'run' are kept"):
+        storage.close()
+    Flaky.trouble = None
+    storage.save_generation_record("run", generation(3))
+
+    wait_until(lambda: responses(storage) == ["r0", "r1", "r2", "r3"])
+    storage.close()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_dies_when_it_was_asked_is_replaced(tmp_path, monkeypatch):
     """What was asked of a thread that died before it looked is asked of another."""

@@ -71,7 +71,7 @@ class Writers:
         if writer.is_behind:  # memory has its bounds: who saves faster than the place takes it, waits
             writer.flush()
         changed = writer.append(kind, records)
-        if changed and not (self._at_once or self._is_asked()):
+        if (changed or self._thread is None) and not (self._at_once or self._is_asked()):
             self._see_to_it()
         if self._at_once:
             writer.flush()
