@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -234,6 +235,51 @@ def test_an_interruption_takes_nothing_along(tmp_path, monkeypatch, n_more):
     storage.save_generation_record("run", generation(2))
     storage.close()
     assert responses(storage) == ["r1", "r2"]
+
+
+def interrupted_at(number, act, files):
+    """Whether a Ctrl-C came at that call, of all that `act` makes in these files: signals are looked for at calls."""
+    left = number
+
+    def profile(frame, event, _):
+        nonlocal left
+        if event in {"call", "c_return"} and frame.f_code.co_filename.endswith(files):
+            left -= 1
+            if left == -1:
+                raise KeyboardInterrupt
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        act()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(before)
+    return False
+
+
+def test_a_flush_interrupted_anywhere_loses_nothing_and_doubles_nothing():
+    """Whenever a Ctrl-C comes, the next flush has each accepted row in one part, once."""
+    for call in itertools.count():
+        storage = FsspecStorageBackend(f"memory://{uuid4().hex}", flush_seconds=60)
+        storage.save_generation_record("run", generation(0))
+        lanes = storage._writers.peek("run")._lanes
+        first = lanes._free.pop()  # as if another thread were in it
+        storage.save_generation_record("run", generation(1))
+        storage.save_generation_records("run", [generation(number) for number in range(2, 12)])
+        lanes._free.append(first)
+        storage.save_generation_record("run", generation(12))
+        came = interrupted_at(call, storage.flush, ("_lanes.py", "_pending.py", "_writer.py", "_writers.py"))
+        storage.close()
+
+        place = storage._place
+        parts = [place.read(path) for path in place.tree("run") if "/generations/" in path]
+        seqs = [seq for part in parts for seq in pq.read_table(pa.BufferReader(part))["seq"].to_pylist()]
+        assert sorted(seqs) == list(range(13)), f"call {call}"
+        if not came:
+            break
+    assert call > 20
 
 
 def test_threads_that_save_at_the_same_time_fill_one_part(tmp_path, monkeypatch):
