@@ -22,6 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from themis import arrow
 from themis.backends import FsspecStorageBackend, _writer
 from themis.backends._lanes import MAX_LANES
+from themis.backends._layout import remove_run
 from themis.backends._rows import encode_row, rows_to_table
 from themis.backends._writer import Writer
 from themis.errors import StorageError, UsageError
@@ -638,6 +639,26 @@ def test_who_was_interrupted_while_it_asked_keeps_no_other_from_it(tmp_path, mon
     storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0))
 
     wait_until(lambda: parts_of(tmp_path) and parts_of(tmp_path, "evaluations"))
+    storage.close()
+
+
+def test_what_is_saved_while_its_run_is_deleted_makes_it_anew(tmp_path, monkeypatch):
+    """Who saves into a run that is being deleted starts it again after that: what follows is in its journal."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    storage.save_generation_record("run", generation(1))
+    saving = threading.Thread(target=storage.save_generation_record, args=("run", generation(2)))
+
+    def remove_late(*arguments):
+        saving.start()
+        saving.join(0.5)
+        remove_run(*arguments)
+
+    monkeypatch.setattr("themis.backends.fsspec.remove_run", remove_late)
+    storage.delete_run("run")
+    saving.join()
+    storage.save_generation_record("run", generation(3))
+
+    assert responses(storage) == ["r2", "r3"]
     storage.close()
 
 

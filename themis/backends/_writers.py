@@ -19,7 +19,7 @@ from themis.backends.storage import check_run_id
 from themis.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from themis.backends._place import Place
     from themis.records import RecordKind
@@ -76,12 +76,15 @@ class Writers:
         if self._at_once:
             writer.flush()
 
-    def discard(self, run_id: str) -> None:
-        """Forget the run's writer and what it holds."""
-        with self._wake:
-            writer = self._by_run.pop(run_id, None)
-        if writer:
-            writer.discard()
+    @contextlib.contextmanager
+    def discarded(self, run_id: str) -> Iterator[None]:
+        """Forget the run's writer and what it holds; another one is opened afterwards, not for files that vanish."""
+        with self._opening:
+            with self._wake:
+                writer = self._by_run.pop(run_id, None)
+            if writer:
+                writer.discard()
+            yield
 
     def flush(self) -> None:
         """Return when everything accepted is durable; StorageError, after trying all of it, when something is not."""
