@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections import deque
+from types import SimpleNamespace
 
 import pytest
 
 from themis.backends._chunk import Run
 from themis.backends._crew import Crew, Loss, News
 from themis.backends._engine import Results, Window
+from themis.backends._ray_crew import RayCrew
 from themis.backends._table import Table
 from themis.backends._waiting import Waiting
+from themis.backends._worker import Tempo, Worker
 
 
 class LosingCrew(Crew):
@@ -119,3 +123,17 @@ def test_what_many_leases_lost_together_is_cut_and_runs_apart(n_leases, apart):
     waiting.lease(crew)
 
     assert {each for each, _ in crew.leases} == {apart}
+
+
+def test_idle_slots_do_not_wait_for_a_worker_that_takes_nothing():
+    """While one worker has its last item apart, what waits goes to the other's idle slots, and is not kept for it."""
+    crew = object.__new__(RayCrew)
+    busy, last = (Worker(None, SimpleNamespace(ended=False), up=True) for _ in range(2))
+    busy.add(0, 3, 3)
+    last.add(3, 4, 1)
+    last.apart = True
+    crew._limit, crew._plan, crew._shared = 16, deque(), ([], 0)
+    crew._cluster = SimpleNamespace(shape=SimpleNamespace(processes=2, tasks=4))
+    crew._staff = SimpleNamespace(tempo=Tempo(), workers=[busy, last], away=0.0)
+
+    assert (crew.wants(2), crew._target) == (2, busy)

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -21,6 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from themis import arrow
 from themis.backends import FsspecStorageBackend, _writer
 from themis.backends._lanes import MAX_LANES
+from themis.backends._layout import remove_run
 from themis.backends._rows import encode_row, rows_to_table
 from themis.backends._writer import Writer
 from themis.errors import StorageError, UsageError
@@ -47,6 +49,11 @@ def responses(storage):
     """The responses that a new reader finds, sorted."""
     reader = FsspecStorageBackend(storage._place.url)
     return sorted(record.response for record in reader.load_generation_records("run"))
+
+
+def parts_of(storage_path, kind="generations"):
+    """The parts of a kind that are there."""
+    return list(storage_path.glob(f"run/{kind}/*.parquet"))
 
 
 class Flaky(MemoryFileSystem):
@@ -229,6 +236,51 @@ def test_an_interruption_takes_nothing_along(tmp_path, monkeypatch, n_more):
     storage.save_generation_record("run", generation(2))
     storage.close()
     assert responses(storage) == ["r1", "r2"]
+
+
+def interrupted_at(number, act, files):
+    """Whether a Ctrl-C came at that call, of all that `act` makes in these files: signals are looked for at calls."""
+    left = number
+
+    def profile(frame, event, _):
+        nonlocal left
+        if event in {"call", "c_return"} and frame.f_code.co_filename.endswith(files):
+            left -= 1
+            if left == -1:
+                raise KeyboardInterrupt
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        act()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(before)
+    return False
+
+
+def test_a_flush_interrupted_anywhere_loses_nothing_and_doubles_nothing():
+    """Whenever a Ctrl-C comes, the next flush has each accepted row in one part, once."""
+    for call in itertools.count():
+        storage = FsspecStorageBackend(f"memory://{uuid4().hex}", flush_seconds=60)
+        storage.save_generation_record("run", generation(0))
+        lanes = storage._writers.peek("run")._lanes
+        first = lanes._free.pop()  # as if another thread were in it
+        storage.save_generation_record("run", generation(1))
+        storage.save_generation_records("run", [generation(number) for number in range(2, 12)])
+        lanes._free.append(first)
+        storage.save_generation_record("run", generation(12))
+        came = interrupted_at(call, storage.flush, ("_lanes.py", "_pending.py", "_writer.py", "_writers.py"))
+        storage.close()
+
+        place = storage._place
+        parts = [place.read(path) for path in place.tree("run") if "/generations/" in path]
+        seqs = [seq for part in parts for seq in pq.read_table(pa.BufferReader(part))["seq"].to_pylist()]
+        assert sorted(seqs) == list(range(13)), f"call {call}"
+        if not came:
+            break
+    assert call > 20
 
 
 def test_threads_that_save_at_the_same_time_fill_one_part(tmp_path, monkeypatch):
@@ -512,6 +564,101 @@ def test_one_failure_at_the_end_skips_no_other_run(tmp_path, monkeypatch, error)
         storage.close()
     assert list(tmp_path.glob("b/generations/*.parquet"))
     monkeypatch.undo()
+    storage.close()
+
+
+def test_what_is_saved_after_close_becomes_a_part_too(tmp_path):
+    """A backend that is closed before its thread has looked around starts another for what is saved afterwards."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=0.05)
+    for number in range(1, 6):
+        storage.save_generation_record("run", generation(number))
+        storage.close()
+        assert len(parts_of(tmp_path)) == number
+    storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0))
+
+    wait_until(lambda: parts_of(tmp_path, "evaluations"))
+    storage.close()
+
+
+def test_what_is_saved_after_a_close_that_failed_becomes_a_part_too(flaky):
+    """What a failed close kept, and what is saved to it afterwards, is written once the store is back."""
+    storage = FsspecStorageBackend(flaky, flush_seconds=0.05, retry_seconds=0)
+    storage.save_generation_record("run", generation(0))
+    storage.flush()
+    Flaky.trouble = for_a_while(3600, PermissionError("Access Denied"))
+    storage.save_generation_record("run", generation(1))
+    wait_until(lambda: storage._writers.peek("run")._sealed)
+    storage.save_generation_record("run", generation(2))
+    with pytest.raises(StorageError, match="2 records of run 'run' are kept"):
+        storage.close()
+    Flaky.trouble = None
+    storage.save_generation_record("run", generation(3))
+
+    wait_until(lambda: responses(storage) == ["r0", "r1", "r2", "r3"])
+    storage.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_when_it_was_asked_is_replaced(tmp_path, monkeypatch):
+    """What was asked of a thread that died before it looked is asked of another."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=0.05)
+    storage.save_launch("run", {})
+    at_work, release = threading.Event(), threading.Event()
+
+    def die(_):
+        at_work.set()
+        release.wait(30)
+        sys.exit()
+
+    monkeypatch.setattr("themis.backends._writers._tend", die)
+    storage.save_generation_record("run", generation(1))
+    assert at_work.wait(10)
+    storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0))
+    release.set()
+    wait_until(lambda: not storage._writers._thread.is_alive())
+    monkeypatch.undo()
+    storage.save_samples("run", samples())
+
+    wait_until(lambda: parts_of(tmp_path) and parts_of(tmp_path, "evaluations") and parts_of(tmp_path, "samples"))
+    storage.close()
+
+
+def test_who_was_interrupted_while_it_asked_keeps_no_other_from_it(tmp_path, monkeypatch):
+    """A Ctrl-C on the way to the thread that flushes leaves what is saved next to become a part."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=0.05)
+    storage.save_launch("run", {"status": "complete"})  # no heartbeat wakes the thread
+    wait_until(lambda: not storage._writers._asked)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage._writers._wake, "notify_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        storage.save_generation_record("run", generation(1))
+    monkeypatch.undo()
+    storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0))
+
+    wait_until(lambda: parts_of(tmp_path) and parts_of(tmp_path, "evaluations"))
+    storage.close()
+
+
+def test_what_is_saved_while_its_run_is_deleted_makes_it_anew(tmp_path, monkeypatch):
+    """Who saves into a run that is being deleted starts it again after that: what follows is in its journal."""
+    storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
+    storage.save_generation_record("run", generation(1))
+    saving = threading.Thread(target=storage.save_generation_record, args=("run", generation(2)))
+
+    def remove_late(*arguments):
+        saving.start()
+        saving.join(0.5)
+        remove_run(*arguments)
+
+    monkeypatch.setattr("themis.backends.fsspec.remove_run", remove_late)
+    storage.delete_run("run")
+    saving.join()
+    storage.save_generation_record("run", generation(3))
+
+    assert responses(storage) == ["r2", "r3"]
     storage.close()
 
 

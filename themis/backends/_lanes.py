@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import pyarrow as pa
 
@@ -96,18 +96,9 @@ class Lanes:
                 tables += lane.open[kind].tables(run_id, launch) if kind in lane.open else ()
         return tables
 
-    def seal(self) -> list[Pending]:
-        """Take all open parts out, those of a kind as one; what was added before is in them."""
-        by_kind: dict[RecordKind, Pending] = {}
-        for part in self._taken_out():
-            if part.kind in by_kind:
-                by_kind[part.kind].absorb(part)
-            else:
-                by_kind[part.kind] = part
-        return list(by_kind.values())
-
-    def _taken_out(self) -> Iterator[Pending]:
+    def seal(self, parts: list[Pending]) -> None:
+        """Move all open parts to the end of a list; what was added before is in them."""
         for lane in self._lanes:
             with lane.lock:
-                lane.open, taken = {}, lane.open
-            yield from taken.values()
+                # One call, so that no interruption and no fork comes when a part is in neither place.
+                parts.extend(map(lane.open.pop, list(lane.open)))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Pending:
-    """Rows that will be one part. `number` is unique among the parts of a writer."""
+    """Rows that will be in one part. `number` is unique among those of a writer."""
 
     kind: RecordKind
     number: int
@@ -47,18 +47,9 @@ class Pending:
     def tables(self, run_id: str, launch: str) -> list[pa.Table]:
         """All rows."""
         if self._values:
-            self._tables.append(rows_to_table(self.kind, self._values, run_id, launch))
-            self._values = []
+            table = rows_to_table(self.kind, self._values, run_id, launch)
+            self._tables, self._values = [*self._tables, table], []  # at once: an interruption must not double them
         return list(self._tables)
-
-    def absorb(self, other: Pending) -> None:
-        """Take over the rows and the journals of another, whose number nobody uses; neither takes more rows."""
-        self._tables += other._tables
-        self._values += other._values
-        self._journals |= {f"{other.number} {suffix}": journal for suffix, journal in other._journals.items()}
-        self.since = min(self.since, other.since)
-        self.n_rows += other.n_rows
-        self.nbytes += other.nbytes
 
     def journal(self, suffix: str, entry: bytes, new: Callable[[Pending, str], Journal]) -> None:
         """Add an entry to the journal of this suffix, made when there is none, or a broken one."""

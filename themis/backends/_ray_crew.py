@@ -102,8 +102,8 @@ class RayCrew(Crew):
     def _needs(self, waiting: int) -> Iterator[tuple[Worker, int]]:
         """Who should get how many of the items that wait, the neediest first."""
         self._hire(waiting)
-        sharing = self._share()
-        up = [worker for worker in sharing if worker.listens and not (worker.apart and worker.n_left)]
+        sharing = [worker for worker in self._share() if not (worker.apart and worker.n_left)]
+        up = [worker for worker in sharing if worker.listens]
         if not up:
             return
         # Its part of all that is pulled: the workers should come to the end together.

@@ -168,7 +168,7 @@ class Writer:
             # First what failed before: while the store takes nothing, rows gather in as few parts as they can.
             self._write_sealed(until)
             with self._lock:
-                self._sealed += self._lanes.seal()
+                self._lanes.seal(self._sealed)
                 self.is_behind = False
             self._write_sealed(until)
 
@@ -188,7 +188,8 @@ class Writer:
         """Forget what is pending, and its journals: the run is being deleted."""
         with self._flushing, self._lock:
             self._gone = True
-            parts, self._sealed = [*self._sealed, *self._lanes.seal()], []
+            self._lanes.seal(self._sealed)
+            parts, self._sealed = self._sealed, []
         for part in parts:
             part.end_journals(Journal.remove)
 
@@ -260,11 +261,11 @@ class Writer:
         return self._place.local_path(f"{self._run_id}/journal/{name}")
 
     def _write_sealed(self, until: float) -> None:
-        """Write every sealed part; none is begun after the deadline (monotonic) once one has failed."""
+        """Write a part of each kind that is sealed; none is begun after the deadline (monotonic) once one failed."""
         failures: list[StorageError] = []
-        for part in list(self._sealed):
+        for kind in dict.fromkeys(part.kind for part in self._sealed):
             if not failures or time.monotonic() < until:
-                failures += filter(None, [self._write(part, until)])
+                failures += filter(None, [self._write(kind, until)])
         if not failures:
             return
         with self._lock:
@@ -274,26 +275,29 @@ class Writer:
         self._failed = (time.monotonic(), error)
         raise error from failures[0]
 
-    def _write(self, part: Pending, until: float) -> StorageError | None:
-        """Write a sealed part; what went wrong, if something did."""
+    def _write(self, kind: RecordKind, until: float) -> StorageError | None:
+        """Write what is sealed of a kind as one part, the same one each time; what went wrong, if something did."""
         import pyarrow as pa
 
+        sealed = [part for part in self._sealed if part.kind == kind]
+        n_rows = sum(part.n_rows for part in sealed)
         try:
             with self._lock:
-                tables = part.tables(self._run_id, self.launch)
+                tables = [table for part in sealed for table in part.tables(self._run_id, self.launch)]
             data = encode_part(self._format, [pa.concat_tables(tables)])
-            name = part_name(self.launch, part.number, data, self._format)
-            self._place.write(f"{self._run_id}/{part.kind}/{name}", data, until)
+            name = part_name(self.launch, sealed[0].number, data, self._format)
+            self._place.write(f"{self._run_id}/{kind}/{name}", data, until)
             pa.default_memory_pool().release_unused()  # else it keeps what the part took, some 20 MB
         except Exception as error:  # noqa: BLE001 - the other parts are written, and this one again
-            logger.warning("%d %s of run %s wait: %s", part.n_rows, part.kind, self._run_id, error)
-            what = f"{part.kind} of run {self._run_id!r} in {self._place.url}"
+            logger.warning("%d %s of run %s wait: %s", n_rows, kind, self._run_id, error)
+            what = f"{kind} of run {self._run_id!r} in {self._place.url}"
             return error if isinstance(error, StorageError) else StorageError(f"cannot write {what}: {error!r}")
         with self._lock:
-            self._sealed = [other for other in self._sealed if other is not part]
-            self._written[part.kind] += part.n_rows
-            self._parts[part.kind] += 1
-        part.end_journals(Journal.remove)
+            self._sealed = [part for part in self._sealed if part not in sealed]
+            self._written[kind] += n_rows
+            self._parts[kind] += 1
+        for part in sealed:
+            part.end_journals(Journal.remove)
         return None
 
     def _write_launch(self, closed_at: float | None, until: float | None = None) -> None:

@@ -19,7 +19,7 @@ from themis.backends.storage import check_run_id
 from themis.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from themis.backends._place import Place
     from themis.records import RecordKind
@@ -71,17 +71,20 @@ class Writers:
         if writer.is_behind:  # memory has its bounds: who saves faster than the place takes it, waits
             writer.flush()
         changed = writer.append(kind, records)
-        if changed and not (self._at_once or self._asked):
+        if (changed or self._thread is None) and not (self._at_once or self._is_asked()):
             self._see_to_it()
         if self._at_once:
             writer.flush()
 
-    def discard(self, run_id: str) -> None:
-        """Forget the run's writer and what it holds."""
-        with self._wake:
-            writer = self._by_run.pop(run_id, None)
-        if writer:
-            writer.discard()
+    @contextlib.contextmanager
+    def discarded(self, run_id: str) -> Iterator[None]:
+        """Forget the run's writer and what it holds; another one is opened afterwards, not for files that vanish."""
+        with self._opening:
+            with self._wake:
+                writer = self._by_run.pop(run_id, None)
+            if writer:
+                writer.discard()
+            yield
 
     def flush(self) -> None:
         """Return when everything accepted is durable; StorageError, after trying all of it, when something is not."""
@@ -134,6 +137,11 @@ class Writers:
         except OtherVersionError as error:  # which is no reason to refuse what is saved now
             logger.warning("run %s: %s", run_id, error)
 
+    def _is_asked(self) -> bool:
+        """Whether a thread that lives will yet begin to look at what is due."""
+        thread = self._thread
+        return self._asked and thread is not None and thread.is_alive()
+
     def _see_to_it(self) -> None:
         """Have the thread look at what is due, and start it when there is none."""
         with self._wake:
@@ -145,8 +153,8 @@ class Writers:
                     self._at_once = True
                     return
                 self._thread = thread
-            self._asked = True
             self._wake.notify_all()
+            self._asked = True  # last: who is interrupted before has asked nobody
 
     def _work(self) -> None:
         """Flush what is due, and say every now and then that this process lives."""

@@ -184,9 +184,9 @@ class FsspecStorageBackend(StorageBackend):
         return self._is_run(check_run_id(run_id))
 
     def delete_run(self, run_id: str) -> None:
-        self._writers.discard(run_id)
-        self._require(check_run_id(run_id))
-        remove_run(self._place, run_id)
+        with self._writers.discarded(run_id):
+            self._require(check_run_id(run_id))
+            remove_run(self._place, run_id)
 
     def scan(
         self, run_id: str, kind: RecordKind, columns: Iterable[str] | None = None, where: pc.Expression | None = None
