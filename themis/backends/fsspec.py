@@ -184,8 +184,8 @@ class FsspecStorageBackend(StorageBackend):
         return self._is_run(check_run_id(run_id))
 
     def delete_run(self, run_id: str) -> None:
-        with self._writers.discarded(run_id):
-            self._require(check_run_id(run_id))
+        with self._writers.discarded(check_run_id(run_id)):
+            self._require(run_id)
             remove_run(self._place, run_id)
 
     def scan(
