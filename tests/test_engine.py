@@ -25,10 +25,10 @@ class LosingCrew(Crew):
         self._leases: list[tuple[range, dict[int, object], bool]] = []
         self._losses_left = 20
 
-    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
+    def wants(self, waiting: int, *, alone: int = 0, apart: bool = False) -> int:
         if len(self._leases) > 4:
             return 0
-        return 1 if alone else self._chance.randint(0 if self._leases else 1, waiting)
+        return alone or self._chance.randint(0 if self._leases else 1, waiting)
 
     def submit(self, chunk) -> None:
         items = dict(enumerate(chunk.items, chunk.start))
@@ -56,7 +56,7 @@ class LosingCrew(Crew):
         begun = self._chance.randint(0, n_left)
         # Alone, an item may end its worker twice at most here: it is not the item's fault.
         suspects = self._chance.randint(0, begun) if len(lease) > 1 else 0
-        news.losses.append(Loss([lease], suspects, begun, "chance"))
+        news.losses.append(Loss([lease], suspects, begun, "chance", by_node=self._chance.random() < 0.3))
 
     def close(self) -> None:
         self._leases.clear()
@@ -89,9 +89,9 @@ class Listener(Crew):
         self.leases: list[tuple[bool, range]] = []
         self._apart = False
 
-    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
+    def wants(self, waiting: int, *, alone: int = 0, apart: bool = False) -> int:
         self._apart = apart
-        return min(waiting, 200)
+        return alone or min(waiting, 200)
 
     def submit(self, chunk) -> None:
         self.leases.append((self._apart, range(chunk.start, chunk.stop)))
@@ -125,6 +125,43 @@ def test_what_many_leases_lost_together_is_cut_and_runs_apart(n_leases, apart):
     assert {each for each, _ in crew.leases} == {apart}
 
 
+@pytest.mark.parametrize(("n_suspects", "n_groups"), [(1, 1), (32, 32), (33, 7), (200, 8)])
+def test_many_suspects_run_again_in_groups(n_suspects, n_groups):
+    """Up to 32 that were in progress run again one by one, more in eight groups: each by itself, and all of them."""
+    waiting, crew = Waiting(Table(ordered=True, keep_errors=True)), Listener()
+    waiting.add(range(200))
+    waiting.lease(crew)
+    crew.leases.clear()
+
+    waiting.recover(Loss([range(200)], n_suspects, 200, "chance"))
+    waiting.lease(crew)
+
+    groups = [lease for _, lease in crew.leases if lease.start < n_suspects]
+    assert len(groups) == n_groups
+    assert [number for group in groups for number in group] == list(range(n_suspects))
+
+    crew.leases.clear()
+    waiting.recover(Loss([groups[0]], len(groups[0]), len(groups[0]), "chance"))
+    waiting.lease(crew)
+
+    assert {len(lease) for _, lease in crew.leases} == {1}
+
+
+def test_no_item_is_suspected_of_a_lost_node_before_the_third():
+    """What is lost with its node runs again as before, in one lease; whoever is in it a third time runs by itself."""
+    waiting, crew = Waiting(Table(ordered=True, keep_errors=True)), Listener()
+    waiting.add(range(10))
+    for expected in ([(False, range(10))], [(False, range(10))], [(False, range(10))]):
+        waiting.lease(crew)
+        assert crew.leases == expected
+        crew.leases.clear()
+        waiting.recover(Loss([range(10)], 10, 10, "its node is gone", by_node=True))
+
+    waiting.lease(crew)
+
+    assert [lease for _, lease in crew.leases] == [range(number, number + 1) for number in range(10)]
+
+
 def test_idle_slots_do_not_wait_for_a_worker_that_takes_nothing():
     """While one worker has its last item apart, what waits goes to the other's idle slots, and is not kept for it."""
     crew = object.__new__(RayCrew)
@@ -132,7 +169,7 @@ def test_idle_slots_do_not_wait_for_a_worker_that_takes_nothing():
     busy.add(0, 3, 3)
     last.add(3, 4, 1)
     last.apart = True
-    crew._limit, crew._plan, crew._shared = 16, deque(), ([], 0)
+    crew._limit, crew._withheld, crew._plan, crew._shared = 16, 0, deque(), ([], 0)
     crew._cluster = SimpleNamespace(shape=SimpleNamespace(processes=2, tasks=4))
     crew._staff = SimpleNamespace(tempo=Tempo(), workers=[busy, last], away=0.0)
 

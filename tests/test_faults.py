@@ -536,6 +536,24 @@ def test_a_poison_item_among_many_trivial_ones(ray_session, diary):
     check_poison(diary, outcomes, {13_000})
 
 
+async def deadly_among_many(diary, poison, x):
+    """3x + 1 after a second; the poisoned items end their process when many others are in progress there."""
+    diary.write(x)
+    if x in poison:
+        await asyncio.sleep(0.2)
+        leave("kill")
+    await asyncio.sleep(1)
+    return 3 * x + 1
+
+
+def test_a_poison_item_among_many_in_progress(ray_session, diary):
+    """Of 64 that were in progress in its process the deadly one surfaces, and no other begins more than four times."""
+    outcomes = run(partial(deadly_among_many, diary, {150}), range(300), seconds=60, max_workers=128)
+
+    check_poison(diary, outcomes, {150})
+    assert max(diary.count(x) for x in range(300) if x != 150) <= 4
+
+
 def test_a_poison_item_ends_the_map_where_exceptions_do(ray_session, diary):
     """An only item that ends its process runs three times, no more, and its error is raised."""
     with within(20), pytest.raises(WorkerCrashedError) as caught:

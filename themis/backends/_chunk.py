@@ -26,7 +26,7 @@ class Chunk:
         start: Input position of the first.
         items: In input order.
         execution: 1 where none of them has begun before, 2 where they may have begun once, ...
-        alone: One item that may have ended its worker: it runs where nothing else does.
+        alone: What may have ended its worker: it runs where nothing else does.
         cap: The most items of one lease; None for as many as the crew wants.
     """
 

@@ -24,6 +24,7 @@ class Loss(NamedTuple):
         begun: How many of them, from the front, may have begun; no fewer.
         reason: What the backend knows of it.
         timeout: The worker was ended because an item hung in it, whose timeout was so many seconds; else None.
+        by_node: The whole node was lost, for which no item is suspected at once.
     """
 
     leases: Sequence[range]
@@ -31,6 +32,7 @@ class Loss(NamedTuple):
     begun: int
     reason: str
     timeout: float | None = None
+    by_node: bool = False
 
 
 @dataclass(slots=True)
@@ -54,11 +56,11 @@ class Crew(ABC):
         return wanted
 
     @abstractmethod
-    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
+    def wants(self, waiting: int, *, alone: int = 0, apart: bool = False) -> int:
         """How many of `waiting` items it takes now, in one lease; 0 for none.
 
-        Of items that have to run `alone` it takes one at a time. What is to be `apart` goes to a worker that has
-        nothing else, and gets nothing else meanwhile.
+        Of `waiting` groups that have to run by themselves, the first of so many items, `alone`, it takes that one or
+        none. What is to be `apart` goes to a worker that has nothing else, and gets nothing else meanwhile.
         """
 
     @abstractmethod
@@ -81,7 +83,7 @@ class InlineCrew(Crew):
         self._func = func
         self._todo: deque[Chunk] = deque()
 
-    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
+    def wants(self, waiting: int, *, alone: int = 0, apart: bool = False) -> int:
         return 0 if self._todo else 1
 
     def submit(self, chunk: Chunk) -> None:
@@ -104,7 +106,7 @@ class SlotsCrew(Crew):
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
 
-    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
+    def wants(self, waiting: int, *, alone: int = 0, apart: bool = False) -> int:
         return waiting  # the slots hold what has not begun; the window bounds it
 
     def submit(self, chunk: Chunk) -> None:

@@ -61,6 +61,7 @@ class RayCrew(Crew):
         self._unsendable: list[Run] = []
         self._n_sent = 0
         self._n_bytes = 0  # of the items that were sent
+        self._withheld = 0  # from the others, for a group of suspects
         self._shared: tuple[list[Worker], int] = [], 0  # among whom what is shared
         self._plan: deque[tuple[Worker, int]] = deque()
 
@@ -85,10 +86,10 @@ class RayCrew(Crew):
         per_item = tempo.result_bytes + self._n_bytes / max(self._n_sent, 1)
         return min(wanted, max(self._limit, int(WINDOW_BYTES / max(per_item, 1.0))))
 
-    def wants(self, waiting: int, *, alone: bool = False, apart: bool = False) -> int:
+    def wants(self, waiting: int, *, alone: int = 0, apart: bool = False) -> int:
         if alone:
-            self._target = self._loner(waiting)
-            return int(self._target is not None)
+            self._target = self._loner(waiting, alone)
+            return alone if self._target is not None else 0
         if apart:
             self._plan.clear()
             self._hire(waiting)
@@ -190,14 +191,15 @@ class RayCrew(Crew):
         return sharing
 
     def _room(self) -> int:
-        """How many items the others may have in progress beside those that have one at a time."""
-        return max(0, self._limit - (len(self._workers) - self._n_normal()))
+        """How many items the others may have in progress beside the reserved, and what waits for them."""
+        theirs = sum(max(1, worker.in_progress()) for worker in self._workers if worker.reserved)
+        return max(0, self._limit - theirs - self._withheld)
 
     def _n_normal(self) -> int:
         return sum(not worker.reserved for worker in self._workers)
 
-    def _loner(self, waiting: int) -> Worker | None:
-        """A worker that has nothing to do and gets one of `waiting` suspects; None until there is one.
+    def _loner(self, waiting: int, size: int) -> Worker | None:
+        """A worker that has nothing to do and gets one of `waiting` groups of suspects, of that size; None until then.
 
         Some run in processes of their own while the others go on. Where there is no place for more, the worker that has
         the fewest items left gets no others.
@@ -205,14 +207,15 @@ class RayCrew(Crew):
         reserved = [worker for worker in self._workers if worker.reserved]
         useful = waiting + sum(worker.n_left > 0 for worker in reserved)
         places = self._shape.tasks - len(self._workers) + len(reserved)
-        most = min(useful, places, self._shape.processes, max(1, self._limit // 2))
+        most = min(useful, places, self._shape.processes, max(1, self._limit // (2 * size)))
         for _ in range(most - len(reserved)):
             reserved.append(self._start())
             reserved[-1].reserved = True
         if not reserved:
             reserved.append(min(self._workers, key=lambda worker: (not worker.listens, worker.n_left)))
             reserved[-1].reserved = True
-        if self._free() < 1:
+        if self._free() < size:
+            self._withheld = size  # what the others finish is not replaced until then
             return None
         return next((worker for worker in reserved if worker.listens and not worker.n_left), None)
 
@@ -225,7 +228,7 @@ class RayCrew(Crew):
         if not count or self._target is None:
             return
         if self._target.reserved:
-            self._target.resize(1)
+            self._target.resize(len(chunk.items))
         self._target.apart = chunk.cap is not None
         self._target.way.send(self._target.size, data)
         self._target.add(chunk.start, chunk.stop, count)
@@ -234,6 +237,7 @@ class RayCrew(Crew):
 
     def wait(self, timeout: float | None) -> News:
         self._plan.clear()
+        self._withheld = 0
         news, self._unsendable = News(self._unsendable), []
         tick = TICK_SECONDS if timeout is None else min(TICK_SECONDS, timeout)
         self._staff.listen(0.0 if news.runs else tick, news)

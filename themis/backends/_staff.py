@@ -172,12 +172,13 @@ class Staff:
             self._gone(worker, "its worker ended before its last item", news)
         except self._ray.exceptions.GetTimeoutError:
             self._end(worker)
-            self._gone(worker, "its node is gone, and a result with it", news)
+            self._gone(worker, "its node is gone, and a result with it", news, by_node=True)
         except self._ray.exceptions.ObjectLostError as error:  # the worker itself may be alive
             self._end(worker)
             self._gone(worker, f"{type(error).__name__}: {error}", news)
         except _deaths(self._ray) as error:
-            self._gone(worker, f"{type(error).__name__}: {error}", news)
+            by_node = isinstance(error, self._ray.exceptions.NodeDiedError)
+            self._gone(worker, f"{type(error).__name__}: {error}", news, by_node=by_node)
         except self._ray.exceptions.RayError as error:
             raise ExecutionError(f"Ray could not run a task: {error}") from error
         else:
@@ -243,15 +244,15 @@ class Staff:
 
     def _hangs(self, worker: Worker, news: News) -> None:
         self._end(worker)
-        self._gone(worker, "an item in it hung and held up its process", news, self._work.timeout)
+        self._gone(worker, "an item in it hung and held up its process", news, timeout=self._work.timeout)
 
-    def _gone(self, worker: Worker, reason: str, news: News, timeout: float | None = None) -> None:
+    def _gone(self, worker: Worker, reason: str, news: News, **why: Any) -> None:
         self._remove(worker)
         if not worker.up:
             self._note_false_start(reason)
         elif worker.n_left:
             logger.warning("%d items run again: %s", worker.n_left, reason.splitlines()[0])
-            news.losses.append(worker.loss(reason, self.tempo, timeout))
+            news.losses.append(worker.loss(reason, self.tempo, **why))
 
     def _remove(self, worker: Worker) -> None:
         self.workers.remove(worker)

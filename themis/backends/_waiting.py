@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from themis.backends._chunk import Chunk, Failed, Run, overdue
@@ -22,6 +23,12 @@ CUT_AFTER_LOSS = 8
 
 CUT_ABOVE = 256
 """But not so few: those that a worker has in reserve have hardly begun."""
+
+SINGLE_OUT = 32
+"""So many suspects run again one by one, more in groups of such a fraction: long items would take for ever."""
+
+NODES_LOST = 2
+"""How often an item may be lost with its node before it is asked whether it was the item."""
 
 
 class Waiting:
@@ -53,7 +60,7 @@ class Waiting:
 
     def lease(self, crew: Crew) -> None:
         """Give the crew what it wants."""
-        while self._suspects and crew.wants(len(self._suspects), alone=True):
+        while self._suspects and crew.wants(len(self._suspects), alone=len(self._suspects[0].items)):
             self._hand_out(self._suspects.popleft(), crew)
         while n_waiting := sum(len(chunk.items) for chunk in (*self._lost, self._new)):
             first = self._lost[0] if self._lost else self._new
@@ -85,17 +92,33 @@ class Waiting:
             return
         n_lost = sum(len(chunk.items) for chunk in lost)
         self.n_again += n_lost
-        alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
+        if loss.by_node and not self._lost_often(lost):
+            self._run_again(lost, loss.begun, None)
+            return
+        self._suspect_first(loss.suspects, lost, loss)
         narrows = any(lease.start in self._apart for lease in loss.leases)
-        left, begun = loss.suspects, loss.begun - loss.suspects
         n_rest = n_lost - loss.suspects
         # Of the loss as a whole: a worker may have had many leases, and any of them may hold what ended it.
         cap = max(1, n_rest // CUT_AFTER_LOSS) if narrows or n_rest > CUT_ABOVE else None
+        self._run_again(lost, loss.begun - loss.suspects, cap)
+
+    def _lost_often(self, lost: list[Chunk]) -> bool:
+        return any(self._count_executions(chunk, begun=False) > NODES_LOST for chunk in lost)
+
+    def _suspect_first(self, count: int, lost: list[Chunk], loss: Loss) -> None:
+        """Cut off the first items, each by itself or several together."""
+        alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
+        size = ceil(count / CUT_AFTER_LOSS) if count > SINGLE_OUT else 1
+        for chunk in lost:
+            while chunk.items and count:
+                some = chunk.cut(min(size, count, len(chunk.items)))
+                count -= len(some.items)
+                self._suspect(some, loss, alone)
+
+    def _run_again(self, lost: list[Chunk], begun: int, cap: int | None) -> None:
+        """Let items wait before the new ones; so many of them, from the front, may have begun."""
         later: list[Chunk] = []
         for chunk in lost:
-            while chunk.items and left:
-                left -= 1
-                self._suspect(chunk.cut(1), loss, alone)
             for part in (chunk.cut(min(begun, len(chunk.items))), chunk):
                 if part.items:
                     part.cap, part.execution = cap, self._count_executions(part, begun=begun > 0)
@@ -108,7 +131,7 @@ class Waiting:
         later: list[Chunk] = []
         for chunk in lost:
             if chunk.start in self._deaths:
-                chunk.alone, chunk.execution = True, self._executions[chunk.start]
+                chunk.alone, chunk.execution = True, self._count_executions(chunk, begun=False)
                 self._suspects.append(chunk)
             else:
                 chunk.cap = len(chunk.items) if chunk.start in self._apart else None
@@ -124,7 +147,7 @@ class Waiting:
         return max(self._executions.get(index, 1) for index in range(chunk.start, chunk.stop))
 
     def _suspect(self, chunk: Chunk, loss: Loss, alone: bool) -> None:
-        """One item that may have begun: it runs again by itself, unless it has had its chances."""
+        """Items that may have begun: they run again by themselves, unless one that was alone has had its chances."""
         index = chunk.start
         if alone and loss.timeout is not None:
             self._fail(index, overdue(index, loss.timeout))
@@ -134,7 +157,9 @@ class Waiting:
             reason = f"item {index} ended its worker {deaths} times while it ran alone: {loss.reason}"
             self._fail(index, WorkerCrashedError(reason))
             return
-        chunk.execution = self._executions[index] = self._executions.get(index, 1) + 1
+        for other in range(chunk.start, chunk.stop):
+            self._deaths.setdefault(other, 0)
+        chunk.execution = self._count_executions(chunk, begun=True)
         chunk.alone = True
         self._suspects.append(chunk)
 

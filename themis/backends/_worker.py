@@ -47,7 +47,7 @@ class Worker:
         started: When it was asked for.
         placed: On a node that was named, `node`.
         size: Its share of what may be in progress.
-        reserved: It gets no items but such as may have ended their worker before, one at a time.
+        reserved: It gets no items but such as may have ended their worker before, one group at a time.
         apart: It gets no others until what it has is done.
         up: It has spoken.
         heard: When it spoke last.
@@ -119,14 +119,14 @@ class Worker:
         """What it was given and has not ended, in order; some items of each may have."""
         return [range(start, stop) for start, (stop, _) in self._leases.items()]
 
-    def loss(self, reason: str, tempo: Tempo, timeout: float | None = None) -> Loss:
+    def loss(self, reason: str, tempo: Tempo, *, timeout: float | None = None, by_node: bool = False) -> Loss:
         """Its items, as lost. Suspects are what was in progress, and what probably began since it spoke last.
 
         Any of the others may have begun as well: what was heard last may have been said long before.
         """
         since = tempo.items_in(time.monotonic() - self.heard, self.size)
         suspects = min(self.n_left, self.in_progress() + since, max(self.in_progress(), MAX_SUSPECTS))
-        return Loss(self.leases(), suspects, self.n_left, reason, timeout)
+        return Loss(self.leases(), suspects, self.n_left, reason, timeout, by_node)
 
     def untouched(self) -> Loss:
         """Its items, none of which has begun: it did all that it had taken in, and ended."""
