@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from types import SimpleNamespace
 
 import pytest
 
-from themis.backends._chunk import Run
+from themis.backends._chunk import Pace, Run
 from themis.backends._crew import Crew, Loss, News
 from themis.backends._engine import Results, Window
 from themis.backends._ray_crew import RayCrew
@@ -56,7 +57,8 @@ class LosingCrew(Crew):
         begun = self._chance.randint(0, n_left)
         # Alone, an item may end its worker twice at most here: it is not the item's fault.
         suspects = self._chance.randint(0, begun) if len(lease) > 1 else 0
-        news.losses.append(Loss([lease], suspects, begun, "chance", by_node=self._chance.random() < 0.3))
+        by_node, together = self._chance.random() < 0.3, self._chance.choice([1, 1, 7])
+        news.losses.append(Loss([lease], suspects, begun, "chance", by_node=by_node, together=together))
 
     def close(self) -> None:
         self._leases.clear()
@@ -125,26 +127,39 @@ def test_what_many_leases_lost_together_is_cut_and_runs_apart(n_leases, apart):
     assert {each for each, _ in crew.leases} == {apart}
 
 
-@pytest.mark.parametrize(("n_suspects", "n_groups"), [(1, 1), (32, 32), (33, 7), (200, 8)])
-def test_many_suspects_run_again_in_groups(n_suspects, n_groups):
-    """Up to 32 that were in progress run again one by one, more in eight groups: each by itself, and all of them."""
+def test_suspects_run_again_in_groups_and_each_group_by_itself():
+    """Of suspects that may share a process as many do; whoever was in a group that is lost again is one once more."""
     waiting, crew = Waiting(Table(ordered=True, keep_errors=True)), Listener()
     waiting.add(range(200))
     waiting.lease(crew)
     crew.leases.clear()
 
-    waiting.recover(Loss([range(200)], n_suspects, 200, "chance"))
+    waiting.recover(Loss([range(200)], 150, 200, "chance", together=40))
     waiting.lease(crew)
 
-    groups = [lease for _, lease in crew.leases if lease.start < n_suspects]
-    assert len(groups) == n_groups
-    assert [number for group in groups for number in group] == list(range(n_suspects))
+    groups = [lease for _, lease in crew.leases]
+    assert groups == [range(40), range(40, 80), range(80, 120), range(120, 150), range(150, 200)]
 
     crew.leases.clear()
-    waiting.recover(Loss([groups[0]], len(groups[0]), len(groups[0]), "chance"))
+    waiting.recover(Loss([range(40)], 40, 40, "chance", together=1))
     waiting.lease(crew)
 
-    assert {len(lease) for _, lease in crew.leases} == {1}
+    assert [lease for _, lease in crew.leases] == [range(number, number + 1) for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "n_left", "together"), [(0.001, 30, 1), (0.1, 16, 2), (4.0, 1, 1), (4.0, 64, 8), (None, 64, 8)]
+)
+def test_suspects_share_processes_where_one_by_one_would_take_long(seconds, n_left, together):
+    """Items of a millisecond run again one by one; those that take longer, or that nothing is known of, in groups."""
+    tempo, worker = Tempo(), Worker(None, SimpleNamespace(ended=False), up=True, size=64, heard=time.monotonic())
+    if seconds is not None:
+        tempo.note(100, Pace(100 * seconds, None), 100)
+    worker.add(0, n_left, n_left)
+
+    loss = worker.loss("chance", tempo)
+
+    assert (loss.suspects, loss.together) == (n_left, together)
 
 
 def test_no_item_is_suspected_of_a_lost_node_before_the_third():

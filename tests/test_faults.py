@@ -39,7 +39,7 @@ WORKERS = 16
 LEAVE_SECONDS = 3.0
 """How long leaving a map may take; it should be one, and something else may have the CPUs."""
 MAX_RUNS = 8
-"""How often an item that ends its process may begin: in leases each an eighth of the one before, three times alone."""
+"""How often an item that ends its process may begin: in leases and groups an eighth of those before, thrice alone."""
 EXIT_SECONDS = LEAVE_SECONDS + 3.0
 """The same for a whole program, which says goodbye to its cluster too."""
 QUIET_SECONDS = 5.0
@@ -308,7 +308,7 @@ async def half_a_second(diary, fatal, flag, x):
 
 
 def test_after_a_death_the_others_go_on(ray_session, diary, tmp_path):
-    """While what a dead worker had in progress runs again one by one, no less than before gets done of the rest."""
+    """While what a dead worker had in progress runs again by itself, no less than before gets done of the rest."""
     func = partial(half_a_second, diary, 40, tmp_path / "died")
     results = RayExecutionBackend().map(func, range(100_000), max_workers=WORKERS, ordered=False)
     clocks = {}

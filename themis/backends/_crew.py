@@ -25,6 +25,7 @@ class Loss(NamedTuple):
         reason: What the backend knows of it.
         timeout: The worker was ended because an item hung in it, whose timeout was so many seconds; else None.
         by_node: The whole node was lost, for which no item is suspected at once.
+        together: How many of the suspects share a process when they run again.
     """
 
     leases: Sequence[range]
@@ -33,6 +34,7 @@ class Loss(NamedTuple):
     reason: str
     timeout: float | None = None
     by_node: bool = False
+    together: int = 1
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from themis.backends._chunk import Chunk, Failed, Run, overdue
@@ -23,9 +22,6 @@ CUT_AFTER_LOSS = 8
 
 CUT_ABOVE = 256
 """But not so few: those that a worker has in reserve have hardly begun."""
-
-SINGLE_OUT = 32
-"""So many suspects run again one by one, more in groups of such a fraction: long items would take for ever."""
 
 NODES_LOST = 2
 """How often an item may be lost with its node before it is asked whether it was the item."""
@@ -108,10 +104,9 @@ class Waiting:
     def _suspect_first(self, count: int, lost: list[Chunk], loss: Loss) -> None:
         """Cut off the first items, each by itself or several together."""
         alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
-        size = ceil(count / CUT_AFTER_LOSS) if count > SINGLE_OUT else 1
         for chunk in lost:
             while chunk.items and count:
-                some = chunk.cut(min(size, count, len(chunk.items)))
+                some = chunk.cut(min(loss.together, count, len(chunk.items)))
                 count -= len(some.items)
                 self._suspect(some, loss, alone)
 

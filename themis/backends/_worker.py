@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right, insort
 from dataclasses import dataclass, field
+from math import ceil
 from typing import TYPE_CHECKING, Any, Protocol
 
 from themis.backends._crew import Loss
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 
 
 MAX_SUSPECTS = 32
-"""Items that are run again one by one after a death, where no more were in progress."""
+"""Items that are run again by themselves after a death, where no more were in progress."""
+
+SINGLE_SECONDS = 1.0
+"""They run one by one where all of them take no longer than this, else in so many groups that have a process each."""
+
+SUSPECT_GROUPS = 8
 
 
 class Way(Protocol):
@@ -126,7 +132,9 @@ class Worker:
         """
         since = tempo.items_in(time.monotonic() - self.heard, self.size)
         suspects = min(self.n_left, self.in_progress() + since, max(self.in_progress(), MAX_SUSPECTS))
-        return Loss(self.leases(), suspects, self.n_left, reason, timeout, by_node)
+        is_soon = bool(tempo) and suspects * tempo.seconds < SINGLE_SECONDS
+        together = 1 if is_soon else ceil(suspects / SUSPECT_GROUPS)
+        return Loss(self.leases(), suspects, self.n_left, reason, timeout, by_node, together)
 
     def untouched(self) -> Loss:
         """Its items, none of which has begun: it did all that it had taken in, and ended."""
