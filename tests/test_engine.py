@@ -162,6 +162,17 @@ def test_suspects_share_processes_where_one_by_one_would_take_long(seconds, n_le
     assert (loss.suspects, loss.together) == (n_left, together)
 
 
+def test_no_more_suspects_share_a_process_than_its_slots():
+    """Of a worker with two slots that was not heard of for long many are suspects, and two of them go together."""
+    tempo, worker = Tempo(), Worker(None, SimpleNamespace(ended=False), up=True, size=2, heard=time.monotonic() - 10)
+    tempo.note(100, Pace(10.0, None), 100)
+    worker.add(0, 30, 30)
+
+    loss = worker.loss("chance", tempo)
+
+    assert (loss.suspects, loss.together) == (30, 2)
+
+
 def test_no_item_is_suspected_of_a_lost_node_before_the_third():
     """What is lost with its node runs again as before, in one lease; whoever is in it a third time runs by itself."""
     waiting, crew = Waiting(Table(ordered=True, keep_errors=True)), Listener()

@@ -133,7 +133,7 @@ class Worker:
         since = tempo.items_in(time.monotonic() - self.heard, self.size)
         suspects = min(self.n_left, self.in_progress() + since, max(self.in_progress(), MAX_SUSPECTS))
         is_soon = bool(tempo) and suspects * tempo.seconds < SINGLE_SECONDS
-        together = 1 if is_soon else ceil(suspects / SUSPECT_GROUPS)
+        together = 1 if is_soon else max(1, min(self.size, ceil(suspects / SUSPECT_GROUPS)))
         return Loss(self.leases(), suspects, self.n_left, reason, timeout, by_node, together)
 
     def untouched(self) -> Loss:
