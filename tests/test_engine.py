@@ -85,10 +85,11 @@ def test_whatever_is_lost_every_item_ends_once(ordered):
 
 
 class Listener(Crew):
-    """Takes all that it is offered, and notes what has to be apart."""
+    """Takes all that it is offered, and notes what has to be apart, and what alone."""
 
     def __init__(self) -> None:
         self.leases: list[tuple[bool, range]] = []
+        self.alone: list[range] = []
         self._apart = False
 
     def wants(self, waiting: int, *, alone: int = 0, apart: bool = False) -> int:
@@ -97,6 +98,7 @@ class Listener(Crew):
 
     def submit(self, chunk) -> None:
         self.leases.append((self._apart, range(chunk.start, chunk.stop)))
+        self.alone += [range(chunk.start, chunk.stop)] if chunk.alone else []
 
     def wait(self, timeout: float | None) -> News:
         return News()
@@ -186,6 +188,20 @@ def test_no_item_is_suspected_of_a_lost_node_before_the_third():
     waiting.lease(crew)
 
     assert [lease for _, lease in crew.leases] == [range(number, number + 1) for number in range(10)]
+
+
+def test_a_suspect_whose_node_is_lost_is_one_still():
+    """Items that run by themselves do so again after their node was lost."""
+    waiting, crew = Waiting(Table(ordered=True, keep_errors=True)), Listener()
+    waiting.add(range(10))
+    waiting.lease(crew)
+    waiting.recover(Loss([range(10)], 10, 10, "chance", together=5))
+    waiting.lease(crew)
+
+    waiting.recover(Loss([range(5)], 5, 5, "its node is gone", by_node=True))
+    waiting.lease(crew)
+
+    assert crew.alone == [range(5), range(5, 10), range(5)]
 
 
 def test_idle_slots_do_not_wait_for_a_worker_that_takes_nothing():

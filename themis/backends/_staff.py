@@ -246,13 +246,15 @@ class Staff:
         self._end(worker)
         self._gone(worker, "an item in it hung and held up its process", news, timeout=self._work.timeout)
 
-    def _gone(self, worker: Worker, reason: str, news: News, **why: Any) -> None:
+    def _gone(
+        self, worker: Worker, reason: str, news: News, *, timeout: float | None = None, by_node: bool = False
+    ) -> None:
         self._remove(worker)
         if not worker.up:
             self._note_false_start(reason)
         elif worker.n_left:
             logger.warning("%d items run again: %s", worker.n_left, reason.splitlines()[0])
-            news.losses.append(worker.loss(reason, self.tempo, **why))
+            news.losses.append(worker.loss(reason, self.tempo, timeout=timeout, by_node=by_node))
 
     def _remove(self, worker: Worker) -> None:
         self.workers.remove(worker)

@@ -9,7 +9,7 @@ from themis.backends._chunk import Chunk, Failed, Run, overdue
 from themis.errors import WorkerCrashedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from themis.backends._crew import Crew, Loss
     from themis.backends._table import Table
@@ -83,55 +83,44 @@ class Waiting:
     def recover(self, loss: Loss) -> None:
         """Take back what has no result of the items that were lost with a worker."""
         lost = [chunk for lease in loss.leases for chunk in self._table.unfinished(lease)]
-        if not loss.begun:
-            self._take_back(lost)
-            return
         n_lost = sum(len(chunk.items) for chunk in lost)
-        self.n_again += n_lost
-        if loss.by_node and not self._lost_often(lost):
-            self._run_again(lost, loss.begun, None)
+        self.n_again += n_lost if loss.begun else 0
+        if not loss.begun or (loss.by_node and not self._lost_often(lost)):
+            self._put_back(lost, loss.begun)
             return
-        self._suspect_first(loss.suspects, lost, loss)
         narrows = any(lease.start in self._apart for lease in loss.leases)
         n_rest = n_lost - loss.suspects
         # Of the loss as a whole: a worker may have had many leases, and any of them may hold what ended it.
         cap = max(1, n_rest // CUT_AFTER_LOSS) if narrows or n_rest > CUT_ABOVE else None
-        self._run_again(lost, loss.begun - loss.suspects, cap)
+        self._cut_suspects(lost, loss)
+        self._put_back(lost, loss.begun - loss.suspects, cap)
 
     def _lost_often(self, lost: list[Chunk]) -> bool:
         return any(self._count_executions(chunk, begun=False) > NODES_LOST for chunk in lost)
 
-    def _suspect_first(self, count: int, lost: list[Chunk], loss: Loss) -> None:
-        """Cut off the first items, each by itself or several together."""
-        alone = len(loss.leases) == 1 and len(loss.leases[0]) == 1
+    def _cut_suspects(self, lost: list[Chunk], loss: Loss) -> None:
+        """Take the suspects off the front, each by itself or several together."""
+        left = loss.suspects
         for chunk in lost:
-            while chunk.items and count:
-                some = chunk.cut(min(loss.together, count, len(chunk.items)))
-                count -= len(some.items)
-                self._suspect(some, loss, alone)
+            while chunk.items and left:
+                some = chunk.cut(min(loss.together, left, len(chunk.items)))
+                left -= len(some.items)
+                self._suspect(some, loss)
 
-    def _run_again(self, lost: list[Chunk], begun: int, cap: int | None) -> None:
-        """Let items wait before the new ones; so many of them, from the front, may have begun."""
-        later: list[Chunk] = []
-        for chunk in lost:
-            for part in (chunk.cut(min(begun, len(chunk.items))), chunk):
-                if part.items:
-                    part.cap, part.execution = cap, self._count_executions(part, begun=begun > 0)
-                    later.append(part)
-                    begun = max(0, begun - len(part.items))
-        self._lost.extendleft(reversed(later))
+    def _put_back(self, lost: list[Chunk], begun: int, cap: int | None = None) -> None:
+        """Let items wait before the new ones, of which so many, from the front, may have begun.
 
-    def _take_back(self, lost: list[Chunk]) -> None:
-        """Items that have not begun wait as they did before; a suspect is one still."""
+        Without a cap they wait as they did before: a suspect is one still, and what ran apart runs apart.
+        """
         later: list[Chunk] = []
-        for chunk in lost:
-            if chunk.start in self._deaths:
-                chunk.alone, chunk.execution = True, self._count_executions(chunk, begun=False)
-                self._suspects.append(chunk)
-            else:
-                chunk.cap = len(chunk.items) if chunk.start in self._apart else None
-                chunk.execution = self._count_executions(chunk, begun=False)
-                later.append(chunk)
+        for part, may_have_begun in _split(lost, begun):
+            part.execution = self._count_executions(part, begun=may_have_begun)
+            if cap is None and part.start in self._deaths:
+                part.alone = True
+                self._suspects.append(part)
+                continue
+            part.cap = len(part.items) if cap is None and part.start in self._apart else cap
+            later.append(part)
         self._lost.extendleft(reversed(later))
 
     def _count_executions(self, chunk: Chunk, *, begun: bool) -> int:
@@ -141,18 +130,19 @@ class Waiting:
                 self._executions[index] = self._executions.get(index, 1) + 1
         return max(self._executions.get(index, 1) for index in range(chunk.start, chunk.stop))
 
-    def _suspect(self, chunk: Chunk, loss: Loss, alone: bool) -> None:
+    def _suspect(self, chunk: Chunk, loss: Loss) -> None:
         """Items that may have begun: they run again by themselves, unless one that was alone has had its chances."""
-        index = chunk.start
+        index, alone = chunk.start, len(loss.leases) == 1 and len(loss.leases[0]) == 1
         if alone and loss.timeout is not None:
             self._fail(index, overdue(index, loss.timeout))
             return
-        deaths = self._deaths[index] = self._deaths.get(index, 0) + alone
+        deaths = self._deaths.get(index, 0) + alone
         if deaths >= MAX_DEATHS:
             reason = f"item {index} ended its worker {deaths} times while it ran alone: {loss.reason}"
             self._fail(index, WorkerCrashedError(reason))
             return
-        for other in range(chunk.start, chunk.stop):
+        self._deaths[index] = deaths
+        for other in range(index + 1, chunk.stop):
             self._deaths.setdefault(other, 0)
         chunk.execution = self._count_executions(chunk, begun=True)
         chunk.alone = True
@@ -160,3 +150,12 @@ class Waiting:
 
     def _fail(self, index: int, error: Exception) -> None:
         self._table.finish(Run(index, [Failed(error)], failed=True))
+
+
+def _split(lost: list[Chunk], begun: int) -> Iterator[tuple[Chunk, bool]]:
+    """The chunks in their order, one of them cut where what may have begun ends; and whether each may have."""
+    for chunk in lost:
+        for part in (chunk.cut(min(begun, len(chunk.items))), chunk):
+            if part.items:
+                yield part, begun > 0
+                begun = max(0, begun - len(part.items))

@@ -18,9 +18,10 @@ MAX_SUSPECTS = 32
 """Items that are run again by themselves after a death, where no more were in progress."""
 
 SINGLE_SECONDS = 1.0
-"""They run one by one where all of them take no longer than this, else in so many groups that have a process each."""
+"""They run one by one where all of them take no longer than this."""
 
 SUSPECT_GROUPS = 8
+"""Else in so many groups, at most, each in a process by itself."""
 
 
 class Way(Protocol):
