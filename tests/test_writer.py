@@ -355,7 +355,7 @@ def test_large_records_make_parts_by_their_bytes(tmp_path):
         for number in range(10):
             storage.save_generation_record("run", generation(number, response=str(number) * 10_000_000))
 
-    sizes = [pq.read_metadata(part).num_rows for part in tmp_path.glob("run/generations/*")]
+    sizes = [pq.read_metadata(part).num_rows for part in parts_of(tmp_path)]
     assert sum(sizes) == 10
     assert max(sizes) <= 7
     assert {len(text) for text in responses(storage)} == {10_000_000}
@@ -512,7 +512,7 @@ def test_no_error_ends_the_thread_that_flushes(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(_writer, "encode_part", failing("part", real_encode))
     storage.save_generation_record("run", generation(1))
 
-    wait_until(lambda: list(tmp_path.glob("run/generations/*.parquet")))
+    wait_until(lambda: parts_of(tmp_path))
     assert errors == []
     assert "is written later" in caplog.text
     storage.close()
@@ -529,21 +529,17 @@ def test_a_dead_thread_is_replaced(tmp_path, monkeypatch):
     monkeypatch.undo()
     storage.save_evaluation_record("run", EvaluationRecord("e1", "g1", "exact_match", score=1.0))
 
-    wait_until(lambda: list(tmp_path.glob("run/generations/*.parquet")))
+    wait_until(lambda: parts_of(tmp_path))
     storage.close()
 
 
-def test_where_no_thread_can_be_started_every_save_is_durable(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("no_new_threads")
+def test_where_no_thread_can_be_started_every_save_is_durable(tmp_path):
     """At the end of a program, when Python begins no more threads, a record is in a part when its save returns."""
-
-    def refuse(_):
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
     storage = FsspecStorageBackend(tmp_path, flush_seconds=60)
     for number in range(3):
         storage.save_generation_record("run", generation(number))
-        assert len(list(tmp_path.glob("run/generations/*.parquet"))) == number + 1
+        assert len(parts_of(tmp_path)) == number + 1
     storage.close()
 
 

@@ -65,15 +65,18 @@ class Lanes:
 
     def _use_another(self, act: Callable[[Lane], T]) -> T:
         """The same in a new lane; where there may be no more, in one that another thread is using, after that."""
-        with self._growing:
-            lane = Lane()
-            if is_new := len(self._lanes) < MAX_LANES:
-                self._lanes.append(lane)
-        if is_new:
+        if len(self._lanes) < MAX_LANES and (lane := self._new()):
             return self._use(lane, act)
         lane = self._lanes[threading.get_native_id() % MAX_LANES]
         with lane.lock:
             return act(lane)
+
+    def _new(self) -> Lane | None:
+        with self._growing:
+            if len(self._lanes) == MAX_LANES:
+                return None
+            self._lanes.append(Lane())
+            return self._lanes[-1]
 
     def parts(self) -> list[Pending]:
         """The open parts; they may grow meanwhile."""

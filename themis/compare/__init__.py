@@ -12,6 +12,7 @@ from themis import stats
 from themis.compare.values import ComparedRun, Comparison, Flip, MetricDifference, SetupDifference
 from themis.errors import UsageError
 from themis.registry import unknown
+from themis.stats._given import check_probability
 
 if TYPE_CHECKING:
     import os
@@ -108,8 +109,7 @@ def _wanted(metrics: Sequence[str | Metric] | str | Metric | None) -> tuple[list
 def _check_options(cluster: str | None, level: float, flips: int | None) -> None:
     if cluster not in {None, "sample", "group"}:
         raise UsageError(unknown("cluster", str(cluster), ["sample", "group"]))
-    if not 0 < level < 1:
-        raise UsageError(f"level={level!r}: give a probability between 0 and 1, 0.95 for instance")
+    check_probability("level", level)
     if flips is not None and flips < 0:
         raise UsageError(f"flips={flips!r}: give a number from 0, or None for all")
 
